@@ -1,0 +1,247 @@
+//! The messages of protocol section 2, as links carry them.
+//!
+//! A message is a [`Head`], and for the kinds that have them, a payload and a list of channels. Received,
+//! it is a [`Message`] that borrows from the receiver's private memory; to be sent, its payload comes from
+//! a [`Body`], which encodes straight into the place where the link wants it.
+
+use bytes::BufMut;
+
+/// Everything of a message but its payload and its channels. `metadata` is the postcard encoding of the
+/// list of entries; an empty slice means no entries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Head<'a> {
+    Hello { max_payload_size: u32, initial_channel_credit: u32 },
+    Connect { request_id: u64, metadata: &'a [u8] },
+    Accept { request_id: u64, conn_id: u64, metadata: &'a [u8] },
+    Reject { request_id: u64, reason: &'a str, metadata: &'a [u8] },
+    Goodbye { conn_id: u64, reason: &'a str },
+    Request { conn_id: u64, request_id: u64, method_id: u64, metadata: &'a [u8] },
+    Response { conn_id: u64, request_id: u64, metadata: &'a [u8] },
+    Cancel { conn_id: u64, request_id: u64 },
+    Data { conn_id: u64, channel_id: u64 },
+    Close { conn_id: u64, channel_id: u64 },
+    Reset { conn_id: u64, channel_id: u64 },
+    Credit { conn_id: u64, channel_id: u64, bytes: u32 },
+}
+
+/// A message that arrived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Message<'a> {
+    pub(crate) head: Head<'a>,
+    /// The channels of a Request or Response, in the order in which they stand in the payload.
+    pub(crate) channels: &'a [ChannelRef],
+    pub(crate) payload: &'a [u8],
+}
+
+/// A channel as a Request or Response names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct ChannelRef {
+    /// Its id on its connection.
+    pub(crate) id: u64,
+    /// Where its credit lies; [`CreditSlot::NONE`] on links that grant credit by messages.
+    pub(crate) slot: CreditSlot,
+}
+
+/// A place in a link's table of credit, and the incarnation of that place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct CreditSlot {
+    pub(crate) index: u32,
+    pub(crate) generation: u32,
+}
+
+impl CreditSlot {
+    /// No place: the link grants credit by messages.
+    pub(crate) const NONE: CreditSlot = CreditSlot { index: u32::MAX, generation: 0 };
+}
+
+/// What encodes the payload of a message.
+pub(crate) trait Body {
+    /// Writes the payload, and names the channels in it. Starts over each time it is called.
+    fn encode(&mut self, out: &mut Encoder<'_>) -> Result<(), EncodeFault>;
+}
+
+/// A message without a payload.
+pub(crate) struct NoBody;
+
+impl Body for NoBody {
+    fn encode(&mut self, _: &mut Encoder<'_>) -> Result<(), EncodeFault> {
+        Ok(())
+    }
+}
+
+/// Why a body could not be encoded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum EncodeFault {
+    /// The value's own `Serialize` failed, or postcard cannot express it.
+    Serialize(postcard::Error),
+    /// The payload is longer than both peers agreed on.
+    PayloadTooLarge { len: usize, limit: usize },
+    /// The element exceeds what is left of its channel's credit.
+    NoCredit { len: usize },
+    /// The link's table of channels is full.
+    NoSlot,
+    /// A channel's handle cannot be passed here.
+    Handle(HandleFault),
+}
+
+/// Why a channel's handle could not be passed in a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum HandleFault {
+    /// Its other half is remote already, or it was passed before.
+    Passed,
+    /// It stands where no handle may: outside of a call, or in an error.
+    Misplaced,
+}
+
+/// A place of limited length that a payload is encoded into. Bytes beyond its end are counted and not
+/// written, so that a second try knows how much it needs.
+pub(crate) struct Encoder<'a> {
+    room: &'a mut [u8],
+    len: usize,
+    channels: &'a mut Vec<ChannelRef>,
+}
+
+impl<'a> Encoder<'a> {
+    /// Starts at the beginning of `room`, with an empty list of channels.
+    pub(crate) fn new(room: &'a mut [u8], channels: &'a mut Vec<ChannelRef>) -> Self {
+        channels.clear();
+        Encoder { room, len: 0, channels }
+    }
+
+    /// Bytes of the payload so far, those that found no room included.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether all bytes so far found room.
+    pub(crate) fn fits(&self) -> bool {
+        self.len <= self.room.len()
+    }
+
+    /// The channels named so far.
+    pub(crate) fn channels(&self) -> &[ChannelRef] {
+        self.channels
+    }
+
+    /// Names the next channel.
+    pub(crate) fn channel(&mut self, channel: ChannelRef) {
+        self.channels.push(channel);
+    }
+
+    /// Appends bytes.
+    #[inline]
+    pub(crate) fn extend(&mut self, bytes: &[u8]) {
+        let end = self.len.saturating_add(bytes.len());
+        if let Some(mut room) = self.room.get_mut(self.len..end) {
+            room.put_slice(bytes);
+        }
+        self.len = end;
+    }
+}
+
+/// Lets postcard write into an [`Encoder`].
+impl postcard::ser_flavors::Flavor for &mut Encoder<'_> {
+    type Output = ();
+
+    #[inline]
+    fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
+        if let Some(place) = self.room.get_mut(self.len) {
+            *place = byte;
+        }
+        self.len = self.len.saturating_add(1);
+        Ok(())
+    }
+
+    #[inline]
+    fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
+        self.extend(bytes);
+        Ok(())
+    }
+
+    fn finalize(self) -> postcard::Result<()> {
+        Ok(())
+    }
+}
+
+/// A message that waits in private memory until its link has room.
+#[derive(Debug)]
+pub(crate) struct Parked {
+    head: ParkedHead,
+    channels: Vec<ChannelRef>,
+    payload: Vec<u8>,
+}
+
+/// The heads that can be parked: those of messages that nobody waits to send.
+#[derive(Debug)]
+enum ParkedHead {
+    Goodbye { conn_id: u64, reason: Box<str> },
+    Response { conn_id: u64, request_id: u64, metadata: Box<[u8]> },
+    Plain(Head<'static>),
+}
+
+impl Parked {
+    /// Encodes `body` into private memory.
+    pub(crate) fn new(head: &Head<'_>, body: &mut dyn Body) -> Result<Self, EncodeFault> {
+        let (mut payload, mut channels) = (Vec::new(), Vec::new());
+        let len = encode_into(body, &mut payload, &mut channels)?;
+        payload.truncate(len);
+        let head = match *head {
+            Head::Goodbye { conn_id, reason } => ParkedHead::Goodbye { conn_id, reason: reason.into() },
+            Head::Response { conn_id, request_id, metadata } => {
+                ParkedHead::Response { conn_id, request_id, metadata: metadata.into() }
+            }
+            Head::Cancel { conn_id, request_id } => ParkedHead::Plain(Head::Cancel { conn_id, request_id }),
+            Head::Data { conn_id, channel_id } => ParkedHead::Plain(Head::Data { conn_id, channel_id }),
+            Head::Close { conn_id, channel_id } => ParkedHead::Plain(Head::Close { conn_id, channel_id }),
+            Head::Reset { conn_id, channel_id } => ParkedHead::Plain(Head::Reset { conn_id, channel_id }),
+            Head::Credit { conn_id, channel_id, bytes } => {
+                ParkedHead::Plain(Head::Credit { conn_id, channel_id, bytes })
+            }
+            Head::Hello { .. }
+            | Head::Connect { .. }
+            | Head::Accept { .. }
+            | Head::Reject { .. }
+            | Head::Request { .. } => {
+                return Err(EncodeFault::Handle(HandleFault::Misplaced));
+            }
+        };
+        Ok(Parked { head, channels, payload })
+    }
+
+    /// The head, to send it now.
+    pub(crate) fn head(&self) -> Head<'_> {
+        match &self.head {
+            ParkedHead::Goodbye { conn_id, reason } => Head::Goodbye { conn_id: *conn_id, reason },
+            ParkedHead::Response { conn_id, request_id, metadata } => {
+                Head::Response { conn_id: *conn_id, request_id: *request_id, metadata }
+            }
+            ParkedHead::Plain(head) => *head,
+        }
+    }
+}
+
+impl Body for &Parked {
+    fn encode(&mut self, out: &mut Encoder<'_>) -> Result<(), EncodeFault> {
+        out.extend(&self.payload);
+        self.channels.iter().for_each(|channel| out.channel(*channel));
+        Ok(())
+    }
+}
+
+/// Encodes a body at the start of `room`, which grows as needed and never shrinks, and returns the length of
+/// the payload.
+pub(crate) fn encode_into(
+    body: &mut dyn Body,
+    room: &mut Vec<u8>,
+    channels: &mut Vec<ChannelRef>,
+) -> Result<usize, EncodeFault> {
+    loop {
+        let mut encoder = Encoder::new(room, channels);
+        body.encode(&mut encoder)?;
+        let len = encoder.len();
+        if encoder.fits() {
+            return Ok(len);
+        }
+        room.resize(len.next_power_of_two(), 0);
+    }
+}

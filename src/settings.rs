@@ -1,0 +1,116 @@
+//! The limits of a link, and how its sides wait.
+
+use std::time::Duration;
+
+/// Limits and ways of one side of a link. Every limit has a default that suits most programs.
+///
+/// ```
+/// use adjoin::{Settings, Waiting};
+///
+/// let settings = Settings::default().max_payload_size(4 << 20).waiting(Waiting::Adaptive);
+/// assert_eq!(settings.limits().0, 4 << 20);
+/// ```
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct Settings {
+    pub(crate) max_payload_size: u32,
+    pub(crate) initial_channel_credit: u32,
+    pub(crate) max_concurrent_requests: u32,
+    pub(crate) handshake_timeout: Duration,
+    pub(crate) send_buffer: u32,
+    pub(crate) ring_bytes: u32,
+    pub(crate) channel_slots: u32,
+    pub(crate) waiting: Waiting,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            max_payload_size: 1 << 20,
+            initial_channel_credit: 64 << 10,
+            max_concurrent_requests: 4096,
+            handshake_timeout: Duration::from_secs(5),
+            send_buffer: 256 << 10,
+            ring_bytes: 1 << 20,
+            channel_slots: 16_384,
+            waiting: Waiting::Adaptive,
+        }
+    }
+}
+
+impl Settings {
+    /// The longest payload of a request, a response or a stream's element, in bytes. Default: 1 MiB. The
+    /// lower of both peers' values holds (protocol section 3). On shared memory a message must also fit the
+    /// ring: see [`ring_bytes`](Settings::ring_bytes).
+    pub fn max_payload_size(mut self, bytes: u32) -> Self {
+        self.max_payload_size = bytes;
+        self
+    }
+
+    /// The bytes that a sender may be ahead of the application that reads the channel. Default: 64 KiB. The
+    /// lower of both peers' values holds.
+    pub fn initial_channel_credit(mut self, bytes: u32) -> Self {
+        self.initial_channel_credit = bytes;
+        self
+    }
+
+    /// How many of the peer's requests may run here at once. Default: 4096. What comes beyond is answered
+    /// `Cancelled` without running.
+    pub fn max_concurrent_requests(mut self, requests: u32) -> Self {
+        self.max_concurrent_requests = requests;
+        self
+    }
+
+    /// How long the peer may take to greet, or a cell to serve. Default: 5 s.
+    pub fn handshake_timeout(mut self, time: Duration) -> Self {
+        self.handshake_timeout = time;
+        self
+    }
+
+    /// Byte streams and the in-process link: bytes that may wait for the peer to read before senders have
+    /// to wait. Default: 256 KiB.
+    pub fn send_buffer(mut self, bytes: u32) -> Self {
+        self.send_buffer = bytes;
+        self
+    }
+
+    /// Shared memory: the size of each of the two rings, a power of two; the host's value holds. Default:
+    /// 1 MiB. A message must fit half of it, heads included; a longer one is refused.
+    pub fn ring_bytes(mut self, bytes: u32) -> Self {
+        self.ring_bytes = bytes;
+        self
+    }
+
+    /// Shared memory: how many channels may be open at once, half of them opened by either side; the
+    /// host's value holds. Default: 16,384. A call that would open more waits.
+    pub fn channel_slots(mut self, slots: u32) -> Self {
+        self.channel_slots = slots;
+        self
+    }
+
+    /// How this side waits for its peer. Default: [`Waiting::Adaptive`].
+    pub fn waiting(mut self, waiting: Waiting) -> Self {
+        self.waiting = waiting;
+        self
+    }
+
+    /// The two limits that peers agree on: maximum payload and initial channel credit, in bytes.
+    #[must_use]
+    pub fn limits(&self) -> (u32, u32) {
+        (self.max_payload_size, self.initial_channel_credit)
+    }
+}
+
+/// How one side of a link waits for the other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Waiting {
+    /// Spins for as long as experience says that it pays (tens of microseconds at most), then sleeps. An
+    /// idle link costs no CPU.
+    #[default]
+    Adaptive,
+    /// Sleeps at once.
+    Sleep,
+    /// Never sleeps: a whole core for the lowest latency.
+    Spin,
+}
