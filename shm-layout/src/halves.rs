@@ -1,0 +1,37 @@
+//! The two halves of a segment, as typed parts: what the algorithms run on, be it a mapping or a model's heap.
+
+use crate::layout::channel::ChannelEntry;
+use crate::layout::endpoint::Endpoint;
+use crate::sync::{Granule, ReadOnly};
+
+/// Both halves of one segment: ours to write, the peer's to read.
+///
+/// Sealed: [`Mapped`](crate::Mapped) is the one, and under loom the heap of a model the other.
+pub trait Halves: sealed::Halves + Send + Sync + 'static {}
+
+pub(crate) mod sealed {
+    /// The accessors, which only this crate calls.
+    #[allow(unreachable_pub, reason = "a supertrait of a public trait has to be public")]
+    pub trait Halves {
+        /// The parts of our own half.
+        fn own(&self) -> super::Own<'_>;
+        /// The parts of the peer's half.
+        fn peer(&self) -> super::Peer<'_>;
+    }
+}
+
+/// The parts of the half that this process alone writes.
+#[allow(unreachable_pub, reason = "named by a trait that has to be public")]
+pub struct Own<'a> {
+    pub(crate) endpoint: &'a Endpoint,
+    pub(crate) channels: &'a [ChannelEntry],
+    pub(crate) ring: &'a [Granule],
+}
+
+/// The parts of the half that the peer writes and that this process has mapped read-only.
+#[allow(unreachable_pub, reason = "named by a trait that has to be public")]
+pub struct Peer<'a> {
+    pub(crate) endpoint: ReadOnly<'a, Endpoint>,
+    pub(crate) channels: ReadOnly<'a, [ChannelEntry]>,
+    pub(crate) ring: ReadOnly<'a, [Granule]>,
+}
