@@ -1,0 +1,134 @@
+//! The client: constants that describe the methods, and a lazy call for each.
+
+use proc_macro2::TokenStream;
+use quote::{quote, quote_spanned};
+use syn::ext::IdentExt;
+
+use super::{argument_tuple, client_name, schema};
+use crate::model::{Method, Service};
+
+/// Writes the struct.
+pub(super) fn declare(service: &Service) -> TokenStream {
+    let (cfgs, vis) = (service.cfgs(), &service.vis);
+    let client = client_name(service);
+    let doc = format!("Calls [`{}`] on the other side of a connection.", service.ident.unraw());
+    quote! {
+        #(#cfgs)*
+        #[doc = #doc]
+        ///
+        /// Each method returns a lazy call: nothing is sent before it is awaited or blocked on.
+        #[derive(::core::clone::Clone, ::core::fmt::Debug)]
+        #[allow(dead_code)]
+        #vis struct #client {
+            connection: ::adjoin::Connection,
+        }
+    }
+}
+
+/// Writes the inherent impl.
+pub(super) fn implement(service: &Service) -> TokenStream {
+    let vis = &service.vis;
+    let client = client_name(service);
+    let description = describe_service(service);
+    let descriptions = service.methods.iter().map(|method| describe(service, method));
+    let methods = service.methods.iter().map(|method| call(service, method));
+    quote! {
+        impl #client {
+            #description
+            #(#descriptions)*
+
+            /// Makes a client that calls over this connection.
+            #[must_use]
+            #vis fn new(connection: impl ::core::convert::Into<::adjoin::Connection>) -> Self {
+                Self { connection: ::core::convert::Into::into(connection) }
+            }
+
+            /// The connection that the calls go over.
+            #[must_use]
+            #vis fn connection(&self) -> &::adjoin::Connection {
+                &self.connection
+            }
+
+            #(#methods)*
+        }
+    }
+}
+
+/// The constant `SERVICE`.
+fn describe_service(service: &Service) -> TokenStream {
+    let (vis, name) = (&service.vis, &service.name);
+    let client = client_name(service);
+    let methods = service.methods.iter().map(|method| {
+        let (cfgs, constant) = (method.cfgs(), &method.constant);
+        quote!(#(#cfgs)* *#client::#constant)
+    });
+    quote! {
+        /// Describes the service: its name on the wire and its methods.
+        #vis const SERVICE: &'static ::adjoin::Service = {
+            const METHODS: &[::adjoin::Method] = &[#(#methods),*];
+            &::adjoin::__private::service(#name, METHODS)
+        };
+    }
+}
+
+/// The constant that describes a method, `RENDER` for `render`.
+fn describe(service: &Service, method: &Method) -> TokenStream {
+    let (vis, cfgs, constant) = (&service.vis, method.cfgs(), &method.constant);
+    let (service_name, name) = (&service.name, &method.name);
+    let (inline, idempotent) = (method.options.inline, method.options.idempotent);
+    let id = id(service, method);
+    let doc = format!("Describes the method `{name}`: its names, its id and its attributes.");
+    quote_spanned! {method.span()=>
+        #(#cfgs)*
+        #[doc = #doc]
+        #vis const #constant: &'static ::adjoin::Method =
+            &::adjoin::__private::method(#service_name, #name, #id, #inline, #idempotent);
+    }
+}
+
+/// The id: pinned, or computed from names and schemas.
+fn id(service: &Service, method: &Method) -> TokenStream {
+    if let Some(id) = method.options.id {
+        return quote_spanned!(method.span()=> ::adjoin::MethodId::new(#id));
+    }
+    let (service_name, name) = (&service.name, &method.name);
+    let arguments = method.arguments.iter().map(|argument| schema(method, &argument.ty));
+    let ok = schema(method, &method.ok);
+    let error = match &method.error {
+        None => quote!(::core::option::Option::None),
+        Some(error) => {
+            let error = schema(method, error);
+            quote!(::core::option::Option::Some(#error))
+        }
+    };
+    quote_spanned! {method.span()=>
+        ::adjoin::__private::method_id(#service_name, #name, &[#(#arguments),*], #ok, #error)
+    }
+}
+
+/// The method itself.
+fn call(service: &Service, method: &Method) -> TokenStream {
+    let vis = &service.vis;
+    let Method { attrs, ident, constant, ok, .. } = method;
+    let names: Vec<_> = method.arguments.iter().map(|argument| &argument.ident).collect();
+    let types = method.arguments.iter().map(|argument| &argument.ty);
+    let arguments = argument_tuple(method);
+    let error = match &method.error {
+        None => quote!(::adjoin::Never),
+        Some(error) => quote!(#error),
+    };
+    let doc = (!method.has("doc")).then(|| {
+        let doc = format!("Calls `{}`.", method.name);
+        quote!(#[doc = #doc])
+    });
+    let must_use = (!method.has("must_use"))
+        .then(|| quote!(#[must_use = "nothing is sent before the call is awaited or blocked on"]));
+    quote_spanned! {method.span()=>
+        #doc
+        #(#attrs)*
+        #must_use
+        #vis fn #ident(&self #(, #names: #types)*) -> ::adjoin::Call<#arguments, #ok, #error> {
+            ::adjoin::__private::call(&self.connection, Self::#constant, (#(#names,)*))
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! From the model to code: the trait, the client, the dispatcher, and the checks on their ids.
+//!
+//! Names of users stand only where they cannot meet a name of ours: their arguments are parameters of the
+//! client's methods, whose bodies have no other locals, and the dispatcher numbers its own.
+
+mod client;
+mod dispatcher;
+mod service_trait;
+
+use proc_macro2::{Ident, TokenStream};
+use quote::{format_ident, quote, quote_spanned};
+use syn::Type;
+use syn::ext::IdentExt;
+
+use crate::model::{Method, Service};
+
+/// Writes all code of a service.
+pub(crate) fn expand(service: &Service) -> TokenStream {
+    let cfgs = service.cfgs();
+    let service_trait = service_trait::expand(service);
+    let client = client::declare(service);
+    let client_impl = client::implement(service);
+    let dispatcher = dispatcher::declare(service);
+    let dispatcher_impl = dispatcher::implement(service);
+    let checks = checks(service);
+    quote! {
+        #service_trait
+        #client
+        #dispatcher
+        #(#cfgs)*
+        #[allow(dead_code, deprecated, long_running_const_eval, clippy::too_many_arguments)]
+        const _: () = {
+            #client_impl
+            #dispatcher_impl
+            #checks
+        };
+    }
+}
+
+/// The name of the generated client.
+fn client_name(service: &Service) -> Ident {
+    format_ident!("{}Client", service.ident.unraw(), span = service.ident.span())
+}
+
+/// The name of the generated dispatcher.
+fn dispatcher_name(service: &Service) -> Ident {
+    format_ident!("{}Dispatcher", service.ident.unraw(), span = service.ident.span())
+}
+
+/// The tuple of all arguments, as it stands on the wire.
+fn argument_tuple(method: &Method) -> TokenStream {
+    let types = method.arguments.iter().map(|argument| &argument.ty);
+    quote_spanned!(method.span()=> (#(#types,)*))
+}
+
+/// The schema of a type, with an error at the type where it has none.
+fn schema(method: &Method, ty: &Type) -> TokenStream {
+    quote_spanned!(method.span()=> <#ty as ::adjoin::Schema>::SCHEMA)
+}
+
+/// Assertions at compile time: no id stands twice, no error type carries a channel.
+fn checks(service: &Service) -> TokenStream {
+    let client = client_name(service);
+    let ids = service.methods.iter().map(|method| {
+        let (cfgs, constant) = (method.cfgs(), &method.constant);
+        quote!(#(#cfgs)* #client::#constant.id)
+    });
+    let asserts = service.methods.iter().map(|method| check(service, &client, method));
+    quote! {
+        const IDS: &[::adjoin::MethodId] = &[#(#ids),*];
+        #(#asserts)*
+    }
+}
+
+fn check(service: &Service, client: &Ident, method: &Method) -> TokenStream {
+    let (cfgs, constant) = (method.cfgs(), &method.constant);
+    let same_id = format!(
+        "service `{}`: another method has the id of `{}`: rename one, or pin another id with \
+         `#[adjoin(id = …)]`",
+        service.name, method.name
+    );
+    let unique = quote_spanned! {method.span()=>
+        #(#cfgs)*
+        const _: () = ::core::assert!(::adjoin::__private::occurs_once(#client::#constant.id, IDS), #same_id);
+    };
+    let Some(error) = method.error.as_ref().filter(|_| method.options.id.is_none()) else {
+        return unique;
+    };
+    let channel = format!(
+        "service `{}`: the error type of `{}` holds a `Tx` or an `Rx`, which an error cannot carry",
+        service.name, method.name
+    );
+    let schema = schema(method, error);
+    quote_spanned! {method.span()=>
+        #unique
+        #(#cfgs)*
+        const _: () = ::core::assert!(!::adjoin::__private::carries_channel(#schema), #channel);
+    }
+}
