@@ -24,6 +24,26 @@ pub(crate) enum Head<'a> {
     Credit { conn_id: u64, channel_id: u64, bytes: u32 },
 }
 
+impl Head<'_> {
+    /// The message's number in the table of protocol section 2.
+    pub(crate) const fn kind(&self) -> u64 {
+        match self {
+            Head::Hello { .. } => 0,
+            Head::Connect { .. } => 1,
+            Head::Accept { .. } => 2,
+            Head::Reject { .. } => 3,
+            Head::Goodbye { .. } => 4,
+            Head::Request { .. } => 5,
+            Head::Response { .. } => 6,
+            Head::Cancel { .. } => 7,
+            Head::Data { .. } => 8,
+            Head::Close { .. } => 9,
+            Head::Reset { .. } => 10,
+            Head::Credit { .. } => 11,
+        }
+    }
+}
+
 /// A message that arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Message<'a> {
@@ -78,6 +98,8 @@ pub(crate) enum EncodeFault {
     PayloadTooLarge { len: usize, limit: usize },
     /// The element exceeds what is left of its channel's credit.
     NoCredit { len: usize },
+    /// The element exceeds its channel's whole window.
+    ElementTooLarge { len: usize, window: usize },
     /// The link's table of channels is full.
     NoSlot,
     /// A channel's handle cannot be passed here.

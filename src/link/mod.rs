@@ -15,7 +15,13 @@
 //! The links: `stream` over anything `AsyncRead + AsyncWrite`, `memory` within one process, and the
 //! segments of `crate::shm` on Linux.
 
+pub(crate) mod codec;
+pub(crate) mod frame;
+pub(crate) mod memory;
 pub(crate) mod message;
+pub(crate) mod stream;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use std::{
     sync::Arc,
@@ -126,6 +132,12 @@ pub(crate) enum SendFault {
     Encode(EncodeFault),
     /// The link is of no use any more.
     Ended(LinkEnd),
+}
+
+impl From<LinkEnd> for SendFault {
+    fn from(end: LinkEnd) -> Self {
+        SendFault::Ended(end)
+    }
 }
 
 /// The receiving end of a link. Whoever holds it has the receive role.

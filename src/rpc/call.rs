@@ -1,0 +1,314 @@
+//! Calls: lazy futures that encode their request straight into the link.
+//!
+//! Counts, for a small call with no streams, on the caller's side: one lock of the session and one of the
+//! sender for the request, no thread switch and no task between the caller and the link, one copy (the
+//! encoding), one allocation (the slot for the answer). The answer costs what `deliver` says.
+
+use std::{
+    future::Future,
+    marker::PhantomData,
+    pin::Pin,
+    sync::Arc,
+    task::{Context as TaskContext, Poll},
+    time::{Duration, Instant},
+};
+
+use serde::de::DeserializeOwned;
+use tokio::time::Sleep;
+
+use super::{
+    block::block_on_link,
+    connection::Connection,
+    deliver::Deliver,
+    errors::{Blocked, CallError, Failed, Refusal, sort},
+    hub::Hub,
+    method::Method,
+    respond::BindingBody,
+    scope,
+    slot::{CallSlot, Outcome, timed_out},
+    waiters::lock,
+    wire::{Arguments, decode_value},
+};
+use crate::{
+    error::LinkEnd,
+    link::Head,
+    session::{ROOT, answer::Verdict, deadlines::Due, metadata::Metadata},
+};
+
+/// A call that has been prepared. It does nothing until it is polled or [blocked](Call::block) on.
+///
+/// Dropping it after that cancels the call: the handler over there is stopped, unless it was faster.
+///
+/// # Cancel safety
+///
+/// A call that is dropped before it is done may or may not have run.
+#[must_use = "a call does nothing until it is awaited"]
+pub struct Call<A, T, E> {
+    connection: Connection,
+    method: &'static Method,
+    /// `None` once they were sent.
+    arguments: Option<A>,
+    timeout: Option<Duration>,
+    metadata: Metadata,
+    state: State,
+    result: PhantomData<fn() -> (T, E)>,
+}
+
+enum State {
+    /// Nothing was sent.
+    New,
+    /// The link is full; the timer ends that wait, if the call has a timeout.
+    Blocked {
+        deadline: Option<Instant>,
+        metadata: Vec<u8>,
+        timer: Option<Pin<Box<Sleep>>>,
+    },
+    /// The request was sent.
+    Waiting {
+        slot: Arc<CallSlot>,
+        request_id: u64,
+    },
+    Done,
+}
+
+impl<A, T, E> Call<A, T, E> {
+    pub(crate) fn new(connection: Connection, method: &'static Method, arguments: A) -> Self {
+        Call {
+            connection,
+            method,
+            arguments: Some(arguments),
+            timeout: None,
+            metadata: Metadata::new(),
+            state: State::New,
+            result: PhantomData,
+        }
+    }
+
+    /// Gives the call a time limit: it fails with [`CallError::TimedOut`] when that is over, and its handler
+    /// is stopped. The time runs from the first poll, and travels with the request as `timeout-ns`
+    /// (protocol section 4). Exact to a millisecond or so.
+    pub fn with_timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// Sends metadata with the request. What is beyond the limits of [`Metadata`] refuses the call.
+    pub fn with_metadata(mut self, metadata: Metadata) -> Self {
+        self.metadata = metadata;
+        self
+    }
+
+    /// The method that is called.
+    #[must_use]
+    pub fn method(&self) -> &'static Method {
+        self.method
+    }
+
+    /// The metadata of the request as it goes out.
+    fn encoded_metadata(&mut self) -> Result<Vec<u8>, Refusal> {
+        if let Some(timeout) = self.timeout {
+            let nanos = u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
+            self.metadata.push(Metadata::TIMEOUT, nanos);
+        }
+        self.metadata.check()?;
+        self.metadata
+            .encode()
+            .map_err(|error| Refusal::Serialize(super::errors::postcard_text::Text::new(error)))
+    }
+}
+
+impl<A: Arguments, T, E> Call<A, T, E> {
+    /// Sends the request if the link takes it. `Pending` leaves the task's waker behind.
+    fn poll_start(&mut self, cx: &mut TaskContext<'_>) -> Poll<Result<(), CallError<E>>> {
+        if let State::New = self.state {
+            let deadline = self.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+            let metadata = self.encoded_metadata()?;
+            self.state = State::Blocked { deadline, metadata, timer: None };
+        }
+        let (State::Blocked { deadline, metadata, timer }, Some(arguments)) =
+            (&mut self.state, &self.arguments)
+        else {
+            return Poll::Ready(Ok(()));
+        };
+        let hub = self.connection.hub();
+        // Try, leave the waker behind, and try once more: room that came in between is not missed.
+        for registered in [false, true] {
+            match send_request(&self.connection, self.method, arguments, metadata, *deadline) {
+                Ok((slot, request_id)) => {
+                    self.state = State::Waiting { slot, request_id };
+                    self.arguments = None;
+                    return Poll::Ready(Ok(()));
+                }
+                Err(failed) => match failed {
+                    Ok(Blocked::Room | Blocked::Slot | Blocked::Credit { .. }) => {}
+                    Err(failed) => return Poll::Ready(Err(failed.into())),
+                },
+            }
+            if !registered {
+                hub.wait_for_room(cx.waker());
+            }
+        }
+        let Some(at) = *deadline else { return Poll::Pending };
+        let timer = timer.get_or_insert_with(|| {
+            let _inside = hub.runtime.enter();
+            Box::pin(tokio::time::sleep_until(at.into()))
+        });
+        match timer.as_mut().poll(cx) {
+            Poll::Ready(()) => Poll::Ready(Err(timed_out(self.timeout))),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+/// Encodes a request into the link and registers the call. `Err(Ok(_))`: not now.
+fn send_request<A: Arguments>(
+    connection: &Connection,
+    method: &'static Method,
+    arguments: &A,
+    metadata: &[u8],
+    deadline: Option<Instant>,
+) -> Result<(Arc<CallSlot>, u64), Result<Blocked, Failed>> {
+    let hub = connection.hub();
+    let mut session = lock(&hub.session);
+    hub.check_open().map_err(sort)?;
+    let Some(open) = session.connection(ROOT) else { return Err(Err(Failed::Ended(LinkEnd::Closed))) };
+    let (request_id, first_channel) = (open.calls.next_id(), open.channels.next_id());
+    let mut encode = |out: &mut crate::link::Encoder<'_>, first_id: u64| {
+        scope::encoding(first_id, || arguments.encode(out))
+    };
+    let mut body = BindingBody::new(hub, first_channel, &mut encode);
+    let head = Head::Request { conn_id: ROOT, request_id, method_id: method.id.get(), metadata };
+    let mut out = lock(&hub.out);
+    out.send(&head, &mut body).map_err(sort)?;
+    let slot = CallSlot::new();
+    open.calls.start(Arc::clone(&slot), body.channels(), deadline);
+    body.adopt(connection, &mut session, ROOT);
+    hub.published(out.publish());
+    if let Some(at) = deadline
+        && session.deadlines.add(at, Due::Call { conn_id: ROOT, request_id })
+    {
+        hub.wake_driver();
+    }
+    Ok((slot, request_id))
+}
+
+impl<A, T, E> Call<A, T, E>
+where
+    A: Arguments,
+    T: DeserializeOwned + 'static,
+    E: DeserializeOwned + 'static,
+{
+    /// Makes the call from a plain thread, without a runtime, and waits for its result.
+    ///
+    /// On shared memory the thread reads its own answer, with no other thread involved.
+    ///
+    /// # Errors
+    ///
+    /// As the call itself.
+    ///
+    /// # Deadlocks
+    ///
+    /// On sockets and in-process the link's runtime reads the answer, so the thread must not be one that this
+    /// runtime needs: do not call it inside of async code.
+    pub fn block(self) -> Result<T, CallError<E>> {
+        let hub = Arc::clone(self.connection.hub());
+        block_on_link(&hub, self)
+    }
+
+    fn read(outcome: Outcome, timeout: Option<Duration>) -> Result<T, CallError<E>> {
+        let answer = match outcome {
+            Outcome::Answer(answer) => answer,
+            Outcome::TimedOut => return Err(timed_out(timeout)),
+            Outcome::Ended(end) => return Err(CallError::Ended(end)),
+        };
+        let Some((verdict, value)) = Verdict::split(&answer.payload) else {
+            return Err(CallError::InvalidResponse);
+        };
+        match verdict {
+            Verdict::Ok => match scope::decoding(answer.channels, || decode_value(value)) {
+                (Ok(value), true) => Ok(value),
+                _ => Err(CallError::InvalidResponse),
+            },
+            Verdict::User => {
+                Err(decode_value(value).map_or(CallError::InvalidResponse, |error| CallError::User(error)))
+            }
+            Verdict::UnknownMethod => Err(CallError::UnknownMethod),
+            Verdict::InvalidPayload => Err(CallError::InvalidPayload),
+            Verdict::Cancelled => Err(CallError::Cancelled),
+        }
+    }
+}
+
+impl<A, T, E> Future for Call<A, T, E>
+where
+    A: Arguments,
+    T: DeserializeOwned + 'static,
+    E: DeserializeOwned + 'static,
+{
+    type Output = Result<T, CallError<E>>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        let fresh = !matches!(this.state, State::Waiting { .. });
+        if fresh {
+            let started = std::task::ready!(this.poll_start(cx));
+            if let Err(error) = started {
+                this.state = State::Done;
+                return Poll::Ready(Err(error));
+            }
+        }
+        let State::Waiting { slot, .. } = &this.state else { return Poll::Pending };
+        if fresh {
+            look_ahead(this.connection.hub());
+        }
+        let outcome = std::task::ready!(slot.poll(cx));
+        this.state = State::Done;
+        Poll::Ready(Self::read(outcome, this.timeout))
+    }
+}
+
+/// The only caller on a link may find its answer itself, if experience says that it comes at once: then no
+/// task is switched to at all.
+fn look_ahead(hub: &Arc<Hub>) {
+    let alone = lock(&hub.session).connection(ROOT).is_some_and(|open| open.calls.in_flight() == 1);
+    if !alone {
+        return;
+    }
+    let Ok(mut receiver) = hub.receive.try_lock() else { return };
+    if receiver.spin() {
+        let mut sink = Deliver::new(hub);
+        let drained = receiver.drain(&mut sink);
+        if let Some(end) = sink.finish().or(drained.err()) {
+            hub.request_end(end);
+        }
+    }
+    if receiver.hand_back() {
+        hub.wake_driver();
+    }
+}
+
+impl<A, T, E> Drop for Call<A, T, E> {
+    /// Cancels the call if it is in flight. The races: its answer may be on its way, which is then dropped
+    /// when it arrives; or in the slot already, which drops it, and resets what it opened.
+    fn drop(&mut self) {
+        if let State::Waiting { slot, request_id } = &self.state {
+            let (hub, request_id) = (self.connection.hub(), *request_id);
+            let mut session = lock(&hub.session);
+            let abandoned = session.connection(ROOT).and_then(|open| open.calls.abandon(request_id));
+            if let Some((_, Some(at))) = &abandoned {
+                session.deadlines.remove_call(*at, ROOT, request_id);
+            }
+            drop(session);
+            if abandoned.is_some() {
+                hub.send_or_park(&Head::Cancel { conn_id: ROOT, request_id });
+            }
+            slot.close();
+        }
+    }
+}
+
+impl<A, T, E> std::fmt::Debug for Call<A, T, E> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Call").field("method", &self.method.name).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,442 @@
+//! One channel: what a `Tx` and an `Rx` share in a process, and what ties them to a link.
+//!
+//! ```text
+//!              ┌── Rx passed ──> Sending     (our Tx feeds the peer)
+//!   Local ─────┤
+//!              └── Tx passed ──> Receiving   (the peer feeds our Rx)
+//!
+//!              ┌── read as Rx ─> Receiving
+//!   Arrived ───┤
+//!              └── read as Tx ─> Sending
+//! ```
+//!
+//! Until its handle is decoded, a channel that arrived does not know its direction; elements that come for
+//! it are kept, since Data may follow its Request or Response at once.
+//!
+//! Elements are kept encoded, `[length u32][bytes]` one behind the other. The reader takes the whole
+//! vector in exchange for its empty one, so that elements cost no allocation and the lock is taken once for
+//! a batch.
+//!
+//! Order of locks: session, then outgoing, then `state`. `reading` comes before all of them.
+
+use std::{
+    collections::VecDeque,
+    mem,
+    sync::{
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::Waker,
+};
+
+use super::{
+    connection::Connection,
+    waiters::{Waiters, lock, wake_all},
+};
+use crate::{
+    error::{LinkEnd, Violation},
+    link::ChannelRef,
+    session::credit::{Grant, ReceiveWindow, SendWindow},
+};
+
+/// What both ends of a channel share. See the module's documentation.
+pub(crate) struct Channel {
+    remote: OnceLock<Remote>,
+    /// Elements go straight to the link. Set once; before, they go to `state.queue`.
+    direct: AtomicBool,
+    /// `state.end` is set: a hint that saves senders the lock.
+    over: AtomicBool,
+    pub(crate) state: Mutex<State>,
+    /// What the reader holds. Locked by the reader, and when the reader's half is passed on.
+    pub(crate) reading: Mutex<Reading>,
+}
+
+/// The link that a channel belongs to.
+pub(crate) struct Remote {
+    pub(crate) connection: Connection,
+    pub(crate) conn_id: u64,
+    pub(crate) reference: ChannelRef,
+    /// The negotiated initial credit, which is also the most that can be on its way.
+    pub(crate) window: u32,
+    /// This side allocated the id, and the slot of credit with it.
+    pub(crate) own: bool,
+    /// What our sender may send.
+    pub(crate) credit: SendWindow,
+}
+
+/// A half of a channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Half {
+    Tx,
+    Rx,
+}
+
+/// Which way a channel goes, seen from here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// Both halves are in this process, and no link is involved.
+    Local,
+    /// It arrived in a message, and its handle has not been read.
+    Arrived,
+    /// Our `Tx` feeds the peer.
+    Sending,
+    /// The peer feeds our `Rx`.
+    Receiving,
+}
+
+/// How a channel ended.
+#[derive(Clone, Debug)]
+pub(crate) enum End {
+    /// The sender closed it, and everything arrived.
+    Closed,
+    /// Either side broke it off, or its call failed.
+    Reset,
+    /// The link is gone.
+    Link(LinkEnd),
+}
+
+pub(crate) struct State {
+    pub(crate) way: Way,
+    pub(crate) queue: Vec<u8>,
+    pub(crate) end: Option<End>,
+    pub(crate) reader: Option<Waker>,
+    pub(crate) writers: Waiters,
+    /// What was granted to whoever fills `queue`, and taken out.
+    window: ReceiveWindow,
+    /// Bytes at the front of the queue that came before the channel was remote: no credit is due for them.
+    uncredited: u64,
+    /// The `Tx` is gone while the queue was not sent yet: Close follows it.
+    pub(crate) close_after_queue: bool,
+}
+
+/// The reader's private part: a batch of elements, taken out of the queue at once.
+#[derive(Default)]
+pub(crate) struct Reading {
+    batch: Vec<u8>,
+    at: usize,
+    /// Bytes handed to the application that the window has not heard of.
+    taken: usize,
+}
+
+/// The window of a channel within one process, in bytes.
+const LOCAL_WINDOW: u32 = 64 << 10;
+
+impl Channel {
+    /// A channel within this process.
+    pub(crate) fn local() -> Arc<Self> {
+        Arc::new(Self::new(Way::Local, LOCAL_WINDOW))
+    }
+
+    /// A channel that a message named.
+    pub(crate) fn arrived(
+        connection: Connection,
+        conn_id: u64,
+        reference: ChannelRef,
+        window: u32,
+    ) -> Arc<Self> {
+        let channel = Self::new(Way::Arrived, window);
+        let credit = SendWindow::new(window);
+        let _ = channel.remote.set(Remote { connection, conn_id, reference, window, own: false, credit });
+        Arc::new(channel)
+    }
+
+    fn new(way: Way, window: u32) -> Self {
+        Channel {
+            remote: OnceLock::new(),
+            direct: AtomicBool::new(false),
+            over: AtomicBool::new(false),
+            state: Mutex::new(State {
+                way,
+                queue: Vec::new(),
+                end: None,
+                reader: None,
+                writers: Waiters::default(),
+                window: ReceiveWindow::new(window),
+                uncredited: 0,
+                close_after_queue: false,
+            }),
+            reading: Mutex::new(Reading::default()),
+        }
+    }
+
+    /// The link, once the channel belongs to one.
+    pub(crate) fn remote(&self) -> Option<&Remote> {
+        self.remote.get()
+    }
+
+    /// The link, if elements go straight to it.
+    pub(crate) fn direct(&self) -> Option<&Remote> {
+        // Acquire: pairs with the Release in `set_direct`; what was queued has been sent before.
+        if self.direct.load(Ordering::Acquire) { self.remote.get() } else { None }
+    }
+
+    /// Nothing is queued any more: from now on elements go straight to the link.
+    pub(crate) fn set_direct(&self) {
+        // Release: pairs with the Acquire in `direct`.
+        self.direct.store(true, Ordering::Release);
+    }
+
+    /// Whether the channel is over; if not, it may be by the time of the answer.
+    pub(crate) fn is_over(&self) -> bool {
+        // Relaxed: a hint, the end itself is read under the lock.
+        self.over.load(Ordering::Relaxed)
+    }
+
+    /// Whether one of its halves can be passed in a call: both are in this process, and neither is gone.
+    pub(crate) fn can_pass(&self) -> bool {
+        lock(&self.state).way == Way::Local
+    }
+
+    /// Its handle was read from a message. `false`: it cannot be that half.
+    pub(crate) fn claimed_as(&self, half: Half) -> bool {
+        let mut state = lock(&self.state);
+        match half {
+            Half::Rx => state.way = Way::Receiving,
+            // Elements came for what is now ours to send.
+            Half::Tx if !state.queue.is_empty() => return false,
+            Half::Tx => {
+                state.way = Way::Sending;
+                self.set_direct();
+            }
+        }
+        true
+    }
+
+    /// One of its halves went out in a message: the other one is remote from now on.
+    pub(crate) fn passed(&self, half: Half, remote: Remote) -> Passed {
+        let mut reading = lock(&self.reading);
+        let mut state = lock(&self.state);
+        let window = remote.window;
+        let _ = self.remote.set(remote);
+        match half {
+            Half::Tx => {
+                state.way = Way::Receiving;
+                state.uncredited = state.window.outstanding();
+                state.window = ReceiveWindow::new(window);
+                if state.end.is_some() { Passed::Reset } else { Passed::Done }
+            }
+            Half::Rx => {
+                state.way = Way::Sending;
+                if matches!(state.end, Some(End::Closed)) {
+                    // Its sender is done: what it left goes out, and then Close.
+                    state.end = None;
+                    state.close_after_queue = true;
+                    self.over.store(false, Ordering::Relaxed); // see `is_over`
+                }
+                let parts = [mem::take(&mut *reading).rest(), mem::take(&mut state.queue)];
+                let queued: Vec<_> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+                if queued.is_empty() && !state.close_after_queue {
+                    self.set_direct();
+                    return Passed::Done;
+                }
+                Passed::Pump(queued)
+            }
+        }
+    }
+
+    /// What waits in the queue of a channel on its way to being direct. `None`: nothing, and it is direct now.
+    pub(crate) fn take_queue(self: &Arc<Self>) -> Option<Vec<u8>> {
+        let mut state = lock(&self.state);
+        if !state.queue.is_empty() {
+            return Some(mem::take(&mut state.queue));
+        }
+        self.set_direct();
+        let mut wakers = state.writers.take();
+        wakers.extend(state.reader.take());
+        let close = mem::take(&mut state.close_after_queue);
+        drop(state);
+        wake_all(wakers);
+        if close {
+            super::tx::send_close(self);
+        }
+        None
+    }
+
+    /// An element arrived from the peer. Returns the reader to wake.
+    pub(crate) fn push(&self, channel_id: u64, element: &[u8]) -> Result<Option<Waker>, Violation> {
+        let mut state = lock(&self.state);
+        if !matches!(state.way, Way::Receiving | Way::Arrived) {
+            return Err(Violation::UnknownChannel { channel_id });
+        }
+        if state.end.is_some() {
+            return Ok(None); // its reader is gone
+        }
+        // `flow.channel.credit-overrun`.
+        state.window.received(element.len()).map_err(|(sent, granted)| Violation::CreditOverrun {
+            channel_id,
+            sent,
+            granted,
+        })?;
+        append(&mut state.queue, element);
+        Ok(state.reader.take())
+    }
+
+    /// Puts an element into the queue of a channel that is not direct (yet). `Err`: there is no room.
+    pub(crate) fn push_local(&self, element: &[u8]) -> Result<Option<Waker>, Full> {
+        let mut state = lock(&self.state);
+        if self.direct().is_some() || !matches!(state.way, Way::Local | Way::Sending) {
+            return Err(Full::Moved);
+        }
+        if element.len() > LOCAL_WINDOW as usize {
+            return Err(Full::TooLarge { len: element.len(), window: LOCAL_WINDOW as usize });
+        }
+        if state.window.received(element.len()).is_err() {
+            return Err(Full::Now);
+        }
+        append(&mut state.queue, element);
+        Ok(state.reader.take())
+    }
+
+    /// Ends the channel, once: later ends change nothing. Wakes both sides.
+    pub(crate) fn end(&self, end: End) {
+        let mut state = lock(&self.state);
+        if state.end.is_some() {
+            return;
+        }
+        state.end = Some(end);
+        // Relaxed: see `is_over`.
+        self.over.store(true, Ordering::Relaxed);
+        let mut wakers = state.writers.take();
+        wakers.extend(state.reader.take());
+        drop(state);
+        wake_all(wakers);
+    }
+
+    /// The receiver granted credit to our sender: wakes it.
+    pub(crate) fn wake_writers(&self) {
+        let wakers = lock(&self.state).writers.take();
+        wake_all(wakers);
+    }
+
+    /// Tells the window what the reader has taken. In shared memory the grant is made here, under the
+    /// lock: after its end a channel's slot may belong to another one.
+    pub(crate) fn report_taken(&self, taken: usize) -> Option<Grant> {
+        let mut state = lock(&self.state);
+        let grant = state.report(taken)?;
+        if state.way == Way::Local || state.way == Way::Sending {
+            let wakers = state.writers.take();
+            drop(state);
+            wake_all(wakers);
+            return None;
+        }
+        if state.end.is_some() {
+            return None;
+        }
+        let remote = self.remote.get()?;
+        match remote.connection.hub().table() {
+            Some(table) => {
+                table.grant(remote.reference.slot, grant.total);
+                None
+            }
+            None => Some(grant),
+        }
+    }
+}
+
+/// What is left to do after a half was passed.
+#[must_use]
+pub(crate) enum Passed {
+    Done,
+    /// What was sent before, or the end of it, has to go out by a task of its own.
+    Pump(Vec<Vec<u8>>),
+    /// The half that stayed is gone already: the peer has to be told.
+    Reset,
+}
+
+/// Why an element was not put into the queue of a channel within this process.
+pub(crate) enum Full {
+    /// There is no room now.
+    Now,
+    /// It exceeds the whole window.
+    TooLarge { len: usize, window: usize },
+    /// The channel does not use its queue any more.
+    Moved,
+}
+
+impl State {
+    fn report(&mut self, taken: usize) -> Option<Grant> {
+        let before = self.uncredited.min(taken as u64);
+        self.uncredited -= before;
+        self.window.taken(taken - before as usize)
+    }
+}
+
+impl Reading {
+    /// The next element of the batch.
+    pub(crate) fn next(&mut self) -> Option<&[u8]> {
+        let (length, rest) = self.batch.get(self.at..)?.split_first_chunk()?;
+        let element = rest.get(..u32::from_le_bytes(*length) as usize)?;
+        self.at += LENGTH + element.len();
+        self.taken += element.len();
+        Some(element)
+    }
+
+    /// Exchanges the used batch for what is queued. `false`: nothing is.
+    pub(crate) fn refill(&mut self, queue: &mut Vec<u8>) -> bool {
+        self.batch.clear();
+        self.at = 0;
+        mem::swap(&mut self.batch, queue);
+        !self.batch.is_empty()
+    }
+
+    /// Makes a batch of elements that were queued elsewhere.
+    pub(crate) fn of(batch: Vec<u8>) -> Self {
+        Reading { batch, at: 0, taken: 0 }
+    }
+
+    /// Bytes handed out since the last call.
+    pub(crate) fn take_taken(&mut self) -> usize {
+        mem::take(&mut self.taken)
+    }
+
+    /// Bytes handed out that [`take_taken`](Reading::take_taken) has not been asked for.
+    pub(crate) fn taken(&self) -> usize {
+        self.taken
+    }
+
+    fn rest(mut self) -> Vec<u8> {
+        self.batch.split_off(self.at.min(self.batch.len()))
+    }
+}
+
+/// Bytes in front of each queued element.
+const LENGTH: usize = size_of::<u32>();
+
+fn append(queue: &mut Vec<u8>, element: &[u8]) {
+    // Elements are bounded by the payload limit, which is a u32.
+    let length = u32::try_from(element.len()).unwrap_or(u32::MAX);
+    queue.reserve(LENGTH + element.len());
+    queue.extend_from_slice(&length.to_le_bytes());
+    queue.extend_from_slice(element);
+}
+
+/// Channels of a message whose handles have not been read. Those that never are, are reset.
+#[derive(Default)]
+pub(crate) struct Unclaimed {
+    channels: VecDeque<Arc<Channel>>,
+}
+
+impl Unclaimed {
+    pub(crate) fn new(channels: VecDeque<Arc<Channel>>) -> Self {
+        Unclaimed { channels }
+    }
+
+    pub(crate) fn claim(&mut self) -> Option<Arc<Channel>> {
+        self.channels.pop_front()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.channels.is_empty()
+    }
+}
+
+impl Drop for Unclaimed {
+    fn drop(&mut self) {
+        for channel in self.channels.drain(..) {
+            channel.end(End::Reset);
+            if let Some(remote) = channel.remote() {
+                remote.connection.hub().reset_channel(remote);
+            }
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! What a handler can know of the request that it serves.
+
+use std::{
+    cell::RefCell,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context as TaskContext, Poll},
+    time::Instant,
+};
+
+use super::{connection::Connection, method::Method};
+use crate::session::metadata::Metadata;
+
+/// The request that a handler serves: where it came from, and what came with it.
+///
+/// ```
+/// # use adjoin::Context;
+/// async fn whoami() -> Option<String> {
+///     let context = Context::current()?;
+///     context.metadata().get("user")?.as_str().map(str::to_owned)
+/// }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Context {
+    connection: Connection,
+    request_id: u64,
+    method: &'static Method,
+    metadata: Option<Arc<Metadata>>,
+    deadline: Option<Instant>,
+}
+
+thread_local! {
+    static CURRENT: RefCell<Option<Context>> = const { RefCell::new(None) };
+}
+
+/// What a request without metadata has.
+static NO_METADATA: Metadata = Metadata::EMPTY;
+
+impl Context {
+    pub(crate) fn new(
+        connection: Connection,
+        request_id: u64,
+        method: &'static Method,
+        metadata: Metadata,
+        deadline: Option<Instant>,
+    ) -> Self {
+        let metadata = (!metadata.is_empty()).then(|| Arc::new(metadata));
+        Context { connection, request_id, method, metadata, deadline }
+    }
+
+    /// The request that the current task serves. `None` outside of a handler, and in tasks and threads that
+    /// a handler has started: see [`scope`](Context::scope) for those.
+    #[must_use]
+    pub fn current() -> Option<Context> {
+        CURRENT.with_borrow(Clone::clone)
+    }
+
+    /// The connection on which the request came. Calls back go out on it.
+    #[must_use]
+    pub fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    /// The request's id on its connection.
+    #[must_use]
+    pub fn request_id(&self) -> u64 {
+        self.request_id
+    }
+
+    /// The method that was called.
+    #[must_use]
+    pub fn method(&self) -> &'static Method {
+        self.method
+    }
+
+    /// The metadata that came with the request.
+    #[must_use]
+    pub fn metadata(&self) -> &Metadata {
+        self.metadata.as_deref().unwrap_or(&NO_METADATA)
+    }
+
+    /// When the handler will be stopped, if the call has a timeout.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// Runs a future so that it finds this context, for tasks that a handler starts.
+    pub fn scope<F: Future>(&self, future: F) -> impl Future<Output = F::Output> + use<F> {
+        InContext { context: Some(self.clone()), future: Box::pin(future) }
+    }
+}
+
+/// A future that is polled with a context in place.
+pub(crate) struct InContext<F> {
+    context: Option<Context>,
+    future: Pin<Box<F>>,
+}
+
+impl<F> InContext<F> {
+    pub(crate) fn new(context: Context, future: F) -> Self {
+        InContext { context: Some(context), future: Box::pin(future) }
+    }
+}
+
+impl<F: Future> Future for InContext<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<F::Output> {
+        let this = &mut *self;
+        let _restore = Restore { outer: CURRENT.replace(this.context.take()), own: &mut this.context };
+        this.future.as_mut().poll(cx)
+    }
+}
+
+/// Puts the outer context back, also when the future panics.
+struct Restore<'a> {
+    outer: Option<Context>,
+    own: &'a mut Option<Context>,
+}
+
+impl Drop for Restore<'_> {
+    fn drop(&mut self) {
+        *self.own = CURRENT.replace(self.outer.take());
+    }
+}

@@ -1,0 +1,198 @@
+//! Requests and what serves them.
+
+use std::{
+    future::Future,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
+    sync::Arc,
+    task::{Context as TaskContext, Poll, Waker},
+    time::{Duration, Instant},
+};
+
+use serde::Serialize;
+
+use super::{
+    channel::Unclaimed,
+    connection::Connection,
+    context::{Context, InContext},
+    errors::Never,
+    hub::Hub,
+    method::{Method, Service},
+    method_id::MethodId,
+    respond::Responder,
+    scope,
+    waiters::lock,
+    wire::Arguments,
+};
+use crate::session::{Incoming, answer::Verdict, metadata::Metadata};
+
+/// Serves the requests of a connection. `#[adjoin::service]` writes one for each service.
+pub trait ServiceDispatcher: Send + Sync + 'static {
+    /// The service and its methods.
+    fn service(&self) -> &'static Service;
+
+    /// Serves one request: reads its arguments and starts its handler, or refuses it.
+    ///
+    /// Called by whoever receives on the link, one request after the other; it must not block.
+    fn dispatch(&self, request: IncomingRequest<'_>) -> Dispatch;
+}
+
+/// What became of a request. Made by the methods of [`IncomingRequest`].
+#[derive(Debug)]
+#[must_use]
+pub struct Dispatch(());
+
+/// A request that waits to be served. Dropped unserved it is answered Cancelled.
+pub struct IncomingRequest<'a> {
+    responder: Responder,
+    method_id: MethodId,
+    request_id: u64,
+    conn_id: u64,
+    timeout: Option<Duration>,
+    metadata: Metadata,
+    channels: Unclaimed,
+    payload: &'a [u8],
+    connection: Connection,
+}
+
+impl<'a> IncomingRequest<'a> {
+    pub(crate) fn arrived(connection: Connection, request: Incoming<'a>, channels: Unclaimed) -> Self {
+        IncomingRequest {
+            responder: Responder::new(connection.clone(), request.conn_id, request.request_id),
+            method_id: MethodId::new(request.method_id),
+            request_id: request.request_id,
+            conn_id: request.conn_id,
+            timeout: request.timeout,
+            metadata: request.metadata,
+            channels,
+            payload: request.payload,
+            connection,
+        }
+    }
+
+    /// Hands the request to the link's dispatcher.
+    pub(crate) fn dispatch(self, hub: &Hub) {
+        match &hub.dispatcher {
+            Some(dispatcher) => {
+                let dispatcher = Arc::clone(dispatcher);
+                // A `Deserialize` of the application may panic: that costs its own request.
+                if catch_unwind(AssertUnwindSafe(|| dispatcher.dispatch(self))).is_err() {
+                    tracing::error!("reading a request's arguments panicked; it was answered Cancelled");
+                }
+            }
+            None => {
+                let _ = self.unknown_method();
+            }
+        }
+    }
+
+    /// The method that is called.
+    #[must_use]
+    pub fn method_id(&self) -> MethodId {
+        self.method_id
+    }
+
+    /// The metadata that came with the request.
+    #[must_use]
+    pub fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
+    /// Answers that there is no such method.
+    pub fn unknown_method(self) -> Dispatch {
+        self.responder.refuse(Verdict::UnknownMethod);
+        Dispatch(())
+    }
+
+    /// Serves the request with a handler that cannot fail.
+    ///
+    /// Reads the arguments, calls `handler` with them and runs its future: in place for as long as it does
+    /// not wait if the method is `inline`, on the link's runtime otherwise.
+    pub fn serve<Args, T, F, Fut>(self, method: &'static Method, handler: F) -> Dispatch
+    where
+        Args: Arguments,
+        T: Serialize + Send + 'static,
+        F: FnOnce(Args) -> Fut + Send + 'static,
+        Fut: Future<Output = T> + Send + 'static,
+    {
+        self.serve_with(method, handler, |handled, responder| async move {
+            let result = handled.await;
+            responder.result::<T, Never>(Ok(result)).await;
+        })
+    }
+
+    /// Serves the request with a handler that has an error of its own. See
+    /// [`serve`](IncomingRequest::serve).
+    pub fn serve_result<Args, T, E, F, Fut>(self, method: &'static Method, handler: F) -> Dispatch
+    where
+        Args: Arguments,
+        T: Serialize + Send + 'static,
+        E: Serialize + Send + 'static,
+        F: FnOnce(Args) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<T, E>> + Send + 'static,
+    {
+        self.serve_with(method, handler, |handled, responder| async move {
+            let result = handled.await;
+            responder.result(result).await;
+        })
+    }
+
+    fn serve_with<Args, F, Fut, Answer>(
+        self,
+        method: &'static Method,
+        handler: F,
+        answer: impl FnOnce(Fut, Responder) -> Answer,
+    ) -> Dispatch
+    where
+        Args: Arguments,
+        F: FnOnce(Args) -> Fut,
+        Answer: Future<Output = ()> + Send + 'static,
+    {
+        let (arguments, complete) = scope::decoding(self.channels, || Args::decode(self.payload));
+        let arguments = match arguments {
+            Ok(arguments) if complete => arguments,
+            // "Arguments that do not decode (trailing bytes included): `01 02`."
+            _ => {
+                self.responder.refuse(Verdict::InvalidPayload);
+                return Dispatch(());
+            }
+        };
+        let deadline = self.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let context = Context::new(self.connection.clone(), self.request_id, method, self.metadata, deadline);
+        let run = InContext::new(context, answer(handler(arguments), self.responder));
+        start(self.connection.hub(), self.conn_id, self.request_id, method.inline, run);
+        Dispatch(())
+    }
+}
+
+impl std::fmt::Debug for IncomingRequest<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("IncomingRequest")
+            .field("method_id", &self.method_id)
+            .field("request_id", &self.request_id)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Runs a handler: in place if it is `inline` and does not wait, as a task otherwise. A handler that panics
+/// drops its responder, which answers Cancelled; the panic is reported by the process's panic hook.
+fn start<F>(hub: &Hub, conn_id: u64, request_id: u64, inline: bool, mut run: InContext<F>)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    if inline {
+        let mut cx = TaskContext::from_waker(Waker::noop());
+        match catch_unwind(AssertUnwindSafe(|| Pin::new(&mut run).poll(&mut cx))) {
+            Ok(Poll::Pending) => {} // goes on as a task, which polls it again
+            Ok(Poll::Ready(())) | Err(_) => return,
+        }
+    }
+    let handler = hub.runtime.spawn(run).abort_handle();
+    let mut session = lock(&hub.session);
+    if let Some(open) = session.connection(conn_id)
+        && let Err(handler) = open.serving.attach(request_id, handler)
+    {
+        drop(session);
+        handler.abort();
+    }
+}

@@ -1,0 +1,188 @@
+//! The task of a link: it receives when nobody else does, flushes, keeps the deadlines, and sees the end.
+//!
+//! One task a link, on the runtime where the link was made. After each drain that brought something it lets
+//! the other tasks of its runtime run first, since they are what the messages were for.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::{Duration, Instant},
+};
+
+use tokio::time::Sleep;
+
+use super::{deliver::Deliver, hub::Hub, waiters::lock};
+use crate::{
+    error::LinkEnd,
+    link::{Head, Watcher, message::NoBody},
+    session::ROOT,
+};
+
+/// Drives one link until its end. See the module's documentation.
+pub(crate) struct Driver {
+    hub: Arc<Hub>,
+    watcher: Option<Box<dyn Watcher>>,
+    timer: Pin<Box<Sleep>>,
+    timer_at: Option<Instant>,
+    polls: u32,
+    /// The link is over; what is left is to tell the peer, until this deadline.
+    farewell: Option<LinkEnd>,
+}
+
+/// How long the last messages of a link may take to get out.
+const FAREWELL: Duration = Duration::from_secs(1);
+/// While the receiver spins, the peer's life is looked at every so many polls.
+const WATCH_EVERY: u32 = 256;
+/// How long, or how far ahead, a timer without a deadline is set.
+const FAR: Duration = Duration::from_secs(3600);
+
+impl Driver {
+    /// To be created inside of the link's runtime.
+    pub(crate) fn new(hub: Arc<Hub>, watcher: Option<Box<dyn Watcher>>) -> Self {
+        let timer = Box::pin(tokio::time::sleep(FAR));
+        Driver { hub, watcher, timer, timer_at: None, polls: 0, farewell: None }
+    }
+
+    /// One round. `Ready` with the end of the link.
+    fn poll_link(&mut self, cx: &mut Context<'_>) -> Poll<LinkEnd> {
+        self.hub.set_driver(cx.waker());
+        if let Some(end) = self.hub.ending() {
+            return Poll::Ready(end.clone());
+        }
+        self.polls = self.polls.wrapping_add(1);
+        match self.poll_round(cx) {
+            Ok(true) => cx.waker().wake_by_ref(),
+            Ok(false) => {}
+            Err(end) => return Poll::Ready(end),
+        }
+        self.poll_deadlines(cx);
+        Poll::Pending
+    }
+
+    /// Receives, wakes those whose wait is over, looks at the peer's life. `true`: there may be more to do.
+    fn poll_round(&mut self, cx: &mut Context<'_>) -> Result<bool, LinkEnd> {
+        let (received, asleep) = self.poll_receive(cx)?;
+        // After the receiver has armed its wake-up: what comes later rings.
+        self.hub.wake_waiting(cx)?;
+        if (asleep || self.polls.is_multiple_of(WATCH_EVERY))
+            && let Some(watcher) = &mut self.watcher
+        {
+            match watcher.poll_rung(cx) {
+                Poll::Ready(Ok(())) => return Ok(true),
+                Poll::Ready(Err(end)) => return Err(self.drained(end)),
+                Poll::Pending => {}
+            }
+        }
+        Ok(received)
+    }
+
+    /// Drains what has arrived, unless another thread has the receive role. Whether that was anything, and
+    /// whether the watcher is to wake the task.
+    fn poll_receive(&mut self, cx: &mut Context<'_>) -> Result<(bool, bool), LinkEnd> {
+        let Ok(mut receiver) = self.hub.receive.try_lock() else {
+            return Ok((false, true)); // whoever has the role hands it back
+        };
+        let mut sink = Deliver::new(&self.hub);
+        let received = receiver.poll_receive(cx, &mut sink);
+        let asleep = received.is_pending() && receiver.asleep();
+        drop(receiver);
+        if let Some(end) = sink.finish() {
+            return Err(end);
+        }
+        match received {
+            Poll::Ready(received) => received.map(|_| (true, false)),
+            Poll::Pending => Ok((false, asleep)),
+        }
+    }
+
+    /// The peer is gone: what it sent before still counts, and may say more than its end.
+    fn drained(&self, end: LinkEnd) -> LinkEnd {
+        self.hub.request_end(end.clone()); // a thread that sleeps in the receive role lets it go
+        let mut receiver = lock(&self.hub.receive);
+        loop {
+            let mut sink = Deliver::new(&self.hub);
+            let received = receiver.drain(&mut sink);
+            if let Some(said) = sink.finish() {
+                return said;
+            }
+            match received {
+                Ok(0) => return end,
+                Ok(_) => {}
+                Err(LinkEnd::Gone) => return end,
+                Err(found) => return found,
+            }
+        }
+    }
+
+    fn poll_deadlines(&mut self, cx: &mut Context<'_>) {
+        let known = lock(&self.hub.session).deadlines.next();
+        let Some(mut next) = known else { return };
+        loop {
+            if self.timer_at != Some(next) {
+                self.timer_at = Some(next);
+                self.timer.as_mut().reset(next.into());
+            }
+            if self.timer.as_mut().poll(cx).is_pending() {
+                return;
+            }
+            self.timer_at = None;
+            match self.hub.expire(Instant::now()) {
+                Some(later) => next = later,
+                None => return,
+            }
+        }
+    }
+
+    /// Fails everything that is open, and tells the peer unless it told us.
+    fn end(&mut self, end: LinkEnd) {
+        let reason = match &end {
+            LinkEnd::Closed => Some(""),
+            LinkEnd::Violation(violation) => Some(violation.rule()),
+            _ => None,
+        };
+        if let Some(reason) = reason {
+            let mut out = lock(&self.hub.out);
+            let goodbye = Head::Goodbye { conn_id: ROOT, reason };
+            if let Err(fault) = out.send_or_park(&goodbye, &mut NoBody) {
+                tracing::debug!(?fault, "no goodbye could be said");
+            }
+            self.hub.published(out.publish());
+            self.timer.as_mut().reset(tokio::time::Instant::now() + FAREWELL);
+        }
+        self.hub.end(end.clone());
+        self.farewell = reason.is_some().then_some(end);
+    }
+
+    /// Flushes the goodbye.
+    fn poll_farewell(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let flushed = lock(&self.hub.out).poll_flushed(cx);
+        if flushed.is_ready() { Poll::Ready(()) } else { self.timer.as_mut().poll(cx) }
+    }
+}
+
+impl Future for Driver {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if self.farewell.is_none() {
+            let Poll::Ready(end) = self.poll_link(cx) else { return Poll::Pending };
+            tracing::debug!(%end, "a link ended");
+            self.end(end);
+        }
+        if self.farewell.is_some() {
+            ready!(self.poll_farewell(cx));
+        }
+        self.hub.release();
+        Poll::Ready(())
+    }
+}
+
+impl Drop for Driver {
+    /// The runtime went away under the link.
+    fn drop(&mut self) {
+        self.hub.end(LinkEnd::Closed);
+        self.hub.release();
+    }
+}

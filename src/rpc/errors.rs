@@ -1,0 +1,216 @@
+//! The errors of calls and streams.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    error::LinkEnd,
+    link::{EncodeFault, SendFault, message::HandleFault},
+    session::metadata::MetadataError,
+};
+
+/// A type without values: the error of a method that has none of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Never {}
+
+impl std::fmt::Display for Never {
+    fn fmt(&self, _: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match *self {}
+    }
+}
+
+impl std::error::Error for Never {}
+
+/// Why a call has no result.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CallError<E = Never> {
+    /// The service said no, with its own error.
+    #[error("the service refused: {0}")]
+    User(E),
+    /// The peer has no such method: no such service, another name or another signature.
+    #[error("the peer does not know the method")]
+    UnknownMethod,
+    /// The peer could not read the arguments.
+    #[error("the peer could not read the arguments")]
+    InvalidPayload,
+    /// The call was cancelled: its handler panicked, its deadline ran out over there, or the peer had too
+    /// many requests.
+    #[error("the peer cancelled the call")]
+    Cancelled,
+    /// The timeout of the call ran out. Whether it ran over there is not known.
+    #[error("the call timed out after {after:?}")]
+    TimedOut {
+        /// The timeout that the call was given.
+        after: Duration,
+    },
+    /// The result could not be read.
+    #[error("the peer's answer could not be read")]
+    InvalidResponse,
+    /// The link is gone. Whether the call ran over there is not known.
+    #[error(transparent)]
+    Ended(#[from] LinkEnd),
+    /// The call was refused on this side; nothing was sent.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+}
+
+/// Why something was refused on this side, before anything was sent.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// The payload is longer than both peers agreed on.
+    #[error(
+        "a payload of {len} bytes exceeds the {limit} that both peers agreed on (Settings::max_payload_size)"
+    )]
+    PayloadTooLarge {
+        /// Its length in bytes.
+        len: usize,
+        /// The negotiated maximum.
+        limit: usize,
+    },
+    /// The message is longer than the link can carry.
+    #[error("a message of {len} bytes exceeds the {limit} that this link carries ({setting})")]
+    MessageTooLarge {
+        /// Its length in bytes, heads included.
+        len: usize,
+        /// The most that the link carries.
+        limit: usize,
+        /// The setting that widens it.
+        setting: &'static str,
+    },
+    /// A stream's element is longer than the stream's whole window: it could never be sent.
+    #[error(
+        "an element of {len} bytes exceeds the stream's window of {window} (Settings::initial_channel_credit)"
+    )]
+    ElementTooLarge {
+        /// Its length in bytes.
+        len: usize,
+        /// The window: the negotiated initial credit.
+        window: usize,
+    },
+    /// More metadata than the protocol allows.
+    #[error(transparent)]
+    Metadata(#[from] MetadataError),
+    /// The value's own `Serialize` failed, or it is of a kind that postcard cannot express.
+    #[error("a value cannot be encoded: {0}")]
+    Serialize(postcard_text::Text),
+    /// A `Tx` or `Rx` was passed whose other half is remote already, or that was passed before.
+    #[error("a stream's handle was passed whose other half is remote already")]
+    HandleInUse,
+    /// A `Tx` or `Rx` stands where none may: in an error, or in a stream's element.
+    #[error("a stream's handle cannot stand in an error or in a stream's element")]
+    HandleMisplaced,
+}
+
+/// What postcard says of a value, without its type in our interface.
+pub(crate) mod postcard_text {
+    /// A sentence on why a value could not be encoded.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    pub struct Text(postcard::Error);
+
+    impl std::fmt::Display for Text {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            self.0.fmt(f)
+        }
+    }
+
+    impl Text {
+        pub(crate) fn new(error: postcard::Error) -> Self {
+            Text(error)
+        }
+    }
+}
+
+/// Why an element could not be sent.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SendError {
+    /// The receiver went away: it dropped its `Rx`, or its call failed.
+    #[error("the receiver of the stream is gone")]
+    Closed,
+    /// The link is gone.
+    #[error(transparent)]
+    Ended(#[from] LinkEnd),
+    /// The element was refused on this side.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+}
+
+/// Why a stream ended before its sender closed it.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecvError {
+    /// The sender broke the stream off, or the call that opened it failed.
+    #[error("the stream was broken off")]
+    Reset,
+    /// The link is gone.
+    #[error(transparent)]
+    Ended(#[from] LinkEnd),
+    /// An element could not be read. (On a link, that ends the link.)
+    #[error("an element could not be read")]
+    InvalidElement,
+}
+
+/// Why a message was not sent for good.
+#[derive(Debug)]
+pub(crate) enum Failed {
+    Refused(Refusal),
+    Ended(LinkEnd),
+}
+
+/// What stands in the way of a message now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Blocked {
+    /// The link is full.
+    Room,
+    /// The channel's credit is used up.
+    Credit { len: usize },
+    /// All channels of the link are in use.
+    Slot,
+}
+
+/// Tells what has to be waited for from what is final.
+pub(crate) fn sort(fault: SendFault) -> Result<Blocked, Failed> {
+    Err(Failed::Refused(match fault {
+        SendFault::Full => return Ok(Blocked::Room),
+        SendFault::Encode(EncodeFault::NoCredit { len }) => return Ok(Blocked::Credit { len }),
+        SendFault::Encode(EncodeFault::NoSlot) => return Ok(Blocked::Slot),
+        SendFault::Ended(end) => return Err(Failed::Ended(end)),
+        SendFault::TooLarge { len, limit, setting } => Refusal::MessageTooLarge { len, limit, setting },
+        SendFault::Encode(fault) => refusal(fault),
+    }))
+}
+
+/// What a fault says to the caller.
+pub(crate) fn refusal(fault: EncodeFault) -> Refusal {
+    match fault {
+        EncodeFault::PayloadTooLarge { len, limit } => Refusal::PayloadTooLarge { len, limit },
+        EncodeFault::ElementTooLarge { len, window } => Refusal::ElementTooLarge { len, window },
+        EncodeFault::Serialize(error) => Refusal::Serialize(postcard_text::Text::new(error)),
+        EncodeFault::Handle(HandleFault::Passed) => Refusal::HandleInUse,
+        EncodeFault::Handle(HandleFault::Misplaced) => Refusal::HandleMisplaced,
+        // `sort` has waited for these.
+        EncodeFault::NoCredit { len } => Refusal::ElementTooLarge { len, window: 0 },
+        EncodeFault::NoSlot => Refusal::HandleInUse,
+    }
+}
+
+impl<E> From<Failed> for CallError<E> {
+    fn from(failed: Failed) -> Self {
+        match failed {
+            Failed::Refused(refusal) => CallError::Refused(refusal),
+            Failed::Ended(end) => CallError::Ended(end),
+        }
+    }
+}
+
+impl From<Failed> for SendError {
+    fn from(failed: Failed) -> Self {
+        match failed {
+            Failed::Refused(refusal) => SendError::Refused(refusal),
+            Failed::Ended(end) => SendError::Ended(end),
+        }
+    }
+}

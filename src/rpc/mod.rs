@@ -1,0 +1,32 @@
+//! What people use: services, clients, calls, streams.
+//!
+//! | file | is |
+//! |---|---|
+//! | `method_id`, `method`, `wire` | a method's identity, and its values as bytes |
+//! | `connection`, `options` | the handle of a link, and what one side brings to it |
+//! | `call`, `slot`, `block` | a call of ours, where its answer arrives, waiting on a plain thread |
+//! | `dispatch`, `respond`, `context` | a request of the peer's, its one answer, what its handler can know |
+//! | `tx`, `rx`, `channel`, `scope` | streams, and how handles find their channels |
+//! | `hub`, `outgoing`, `deliver`, `driver`, `waiters` | what works on a link: shared state, way out, way in, task |
+
+mod block;
+pub(crate) mod call;
+mod channel;
+pub(crate) mod connection;
+pub(crate) mod context;
+mod deliver;
+pub(crate) mod dispatch;
+mod driver;
+pub(crate) mod errors;
+mod hub;
+pub(crate) mod method;
+pub(crate) mod method_id;
+pub(crate) mod options;
+mod outgoing;
+mod respond;
+pub(crate) mod rx;
+mod scope;
+mod slot;
+pub(crate) mod tx;
+mod waiters;
+pub(crate) mod wire;

@@ -1,0 +1,48 @@
+//! What one side brings to a link.
+
+use std::{fmt, sync::Arc};
+
+use super::dispatch::ServiceDispatcher;
+use crate::settings::Settings;
+
+/// What one side brings to a link: its settings, and the service that it offers.
+///
+/// ```
+/// use adjoin::{Options, Settings};
+///
+/// let options = Options::new().settings(Settings::default().max_payload_size(64 << 10));
+/// ```
+#[derive(Clone, Default)]
+#[must_use]
+pub struct Options {
+    pub(crate) settings: Settings,
+    pub(crate) dispatcher: Option<Arc<dyn ServiceDispatcher>>,
+}
+
+impl Options {
+    /// Default settings, and no service: what the peer calls is answered "unknown method".
+    pub fn new() -> Self {
+        Options::default()
+    }
+
+    /// Limits, and how to wait.
+    pub fn settings(mut self, settings: Settings) -> Self {
+        self.settings = settings;
+        self
+    }
+
+    /// The service that the peer can call.
+    pub fn serve(mut self, dispatcher: impl ServiceDispatcher) -> Self {
+        self.dispatcher = Some(Arc::new(dispatcher));
+        self
+    }
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options")
+            .field("settings", &self.settings)
+            .field("service", &self.dispatcher.as_ref().map(|dispatcher| dispatcher.service().name))
+            .finish()
+    }
+}

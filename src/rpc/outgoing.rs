@@ -1,0 +1,137 @@
+//! The way out of a link: its sender, and what waits in private memory for room.
+//!
+//! Callers and streams wait for room themselves. What nobody waits to send (answers, Cancel, Close, Reset,
+//! Credit) is parked here when the link is full; that is bounded by the requests accepted and the channels
+//! open. While anything is parked, everything else finds the link full, so that order is kept.
+
+use std::{
+    collections::VecDeque,
+    task::{Context, Poll},
+};
+
+use crate::{
+    error::LinkEnd,
+    link::{Body, EncodeFault, Head, Publish, SendFault, Sender, message::Parked},
+};
+
+/// The sender of a link and the messages parked in front of it. Held under one short lock.
+pub(crate) struct Outgoing {
+    /// `None` after the link's end.
+    sender: Option<Box<dyn Sender>>,
+    parked: VecDeque<Parked>,
+    /// Somebody waits for room.
+    wanted: bool,
+}
+
+impl Outgoing {
+    pub(crate) fn new(sender: Box<dyn Sender>) -> Self {
+        Outgoing { sender: Some(sender), parked: VecDeque::new(), wanted: false }
+    }
+
+    /// Sends a message, or says that there is no room.
+    pub(crate) fn send(&mut self, head: &Head<'_>, body: &mut dyn Body) -> Result<usize, SendFault> {
+        if !self.parked.is_empty() {
+            return Err(SendFault::Full);
+        }
+        self.sender()?.send(head, body)
+    }
+
+    /// The sender, while there is one.
+    fn sender(&mut self) -> Result<&mut Box<dyn Sender>, LinkEnd> {
+        self.sender.as_mut().ok_or(LinkEnd::Closed)
+    }
+
+    /// Gives the sender away, after the link's end.
+    pub(crate) fn release(&mut self) -> Option<Box<dyn Sender>> {
+        self.parked = VecDeque::new();
+        self.sender.take()
+    }
+
+    /// Sends a message, or parks it while there is no room.
+    ///
+    /// # Errors
+    ///
+    /// Everything but "full".
+    pub(crate) fn send_or_park(&mut self, head: &Head<'_>, body: &mut dyn Body) -> Result<(), SendFault> {
+        match self.send(head, body) {
+            Ok(_) => Ok(()),
+            Err(SendFault::Full) => {
+                self.parked.push_back(Parked::new(head, body).map_err(SendFault::Encode)?);
+                // From here on the driver watches for room.
+                self.sender()?.has_room()?;
+                Ok(())
+            }
+            Err(fault) => Err(fault),
+        }
+    }
+
+    /// Makes what was sent visible to the peer.
+    pub(crate) fn publish(&mut self) -> Publish {
+        self.sender.as_mut().map_or(Publish::Done, |sender| sender.publish())
+    }
+
+    /// Somebody found the link full. Whether another try is worth it now; if not, the driver's task, of
+    /// `cx`, is woken when it is.
+    pub(crate) fn want_room(&mut self, cx: &mut Context<'_>) -> Result<bool, LinkEnd> {
+        self.wanted = true;
+        self.poll_room(cx)
+    }
+
+    /// Sends what was parked and pushes it out. `true` when somebody wanted room and may try again.
+    pub(crate) fn poll_room(&mut self, cx: &mut Context<'_>) -> Result<bool, LinkEnd> {
+        loop {
+            let before = self.parked.len();
+            self.flush_parked()?;
+            // Byte streams publish by flushing, which follows.
+            let sender = self.sender()?;
+            let _ = sender.publish();
+            if let Poll::Ready(flushed) = sender.poll_flush(cx) {
+                flushed?;
+            }
+            if !self.wanted && self.parked.is_empty() {
+                return Ok(false);
+            }
+            let room = self.sender()?.has_room()?;
+            if self.parked.is_empty() && room {
+                self.wanted = false;
+                return Ok(true);
+            }
+            if !room || self.parked.len() == before {
+                return Ok(false);
+            }
+        }
+    }
+
+    /// Pushes out what was sent. `Ready` when nothing is left on this side.
+    pub(crate) fn poll_flushed(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LinkEnd>> {
+        self.poll_room(cx)?;
+        match self.sender()?.poll_flush(cx) {
+            Poll::Ready(Ok(())) if !self.parked.is_empty() => Poll::Pending,
+            flushed => flushed,
+        }
+    }
+
+    fn flush_parked(&mut self) -> Result<(), LinkEnd> {
+        while let (Some(message), Some(sender)) = (self.parked.front(), &mut self.sender) {
+            match sender.send(&message.head(), &mut &*message) {
+                Err(SendFault::Full) => break,
+                Err(SendFault::Ended(end)) => return Err(end),
+                Ok(_) => {}
+                // It was encoded once and within its limits, so this is a message that can never fit.
+                Err(fault) => tracing::error!(?fault, head = ?message.head(), "a message cannot be sent"),
+            }
+            self.parked.pop_front();
+        }
+        Ok(())
+    }
+}
+
+/// A payload that is there already.
+pub(crate) struct Bytes<'a>(pub(crate) &'a [u8]);
+
+impl Body for Bytes<'_> {
+    fn encode(&mut self, out: &mut crate::link::Encoder<'_>) -> Result<(), EncodeFault> {
+        out.extend(self.0);
+        Ok(())
+    }
+}

@@ -1,0 +1,115 @@
+//! How `Tx` and `Rx` find their channels while values are encoded and decoded.
+//!
+//! Serde gives a value no context, so the call that is being encoded or decoded on this thread stands in a
+//! thread-local scope for that long. Encoding asks it for the next channel id; decoding takes the next
+//! channel of the message's list. Outside of a scope a handle refuses to be written or read.
+
+use std::{
+    cell::{Cell, RefCell},
+    sync::Arc,
+};
+
+use super::channel::{Channel, Half, Unclaimed};
+use crate::{
+    link::{EncodeFault, message::HandleFault},
+    session::channels::STEP,
+};
+
+/// The handles that one encoding has met.
+#[derive(Default)]
+pub(crate) struct Encoding {
+    next_id: u64,
+    pub(crate) bound: Vec<Bound>,
+    fault: Option<HandleFault>,
+}
+
+/// A handle that was encoded: it becomes the peer's when the message is sent.
+pub(crate) struct Bound {
+    pub(crate) channel: Arc<Channel>,
+    /// The half that was passed.
+    pub(crate) half: Half,
+    pub(crate) id: u64,
+}
+
+thread_local! {
+    static ENCODING: RefCell<Option<Encoding>> = const { RefCell::new(None) };
+    static MISPLACED: Cell<bool> = const { Cell::new(false) };
+    static DECODING: RefCell<Option<Unclaimed>> = const { RefCell::new(None) };
+}
+
+/// Encodes values with their handles: ids count from `first_id`. Returns the handles met.
+pub(crate) fn encoding<T>(
+    first_id: u64,
+    encode: impl FnOnce() -> postcard::Result<T>,
+) -> Result<Vec<Bound>, EncodeFault> {
+    let scope = Encoding { next_id: first_id, bound: Vec::new(), fault: None };
+    let outer = ENCODING.replace(Some(scope));
+    let guard = Restore(outer);
+    let encoded = encode();
+    let scope = ENCODING.take().unwrap_or_default();
+    drop(guard);
+    match (encoded, scope.fault) {
+        (_, Some(fault)) => Err(EncodeFault::Handle(fault)),
+        (Err(error), None) => Err(EncodeFault::Serialize(error)),
+        (Ok(_), None) => Ok(scope.bound),
+    }
+}
+
+/// Puts the outer scope back, also when a value's `Serialize` panics.
+struct Restore(Option<Encoding>);
+
+impl Drop for Restore {
+    fn drop(&mut self) {
+        ENCODING.replace(self.0.take());
+    }
+}
+
+/// A handle is being encoded: the id that stands for it, or `None` when it cannot be passed here.
+pub(crate) fn bind(channel: &Arc<Channel>, half: Half) -> Option<u64> {
+    ENCODING.with_borrow_mut(|scope| {
+        let Some(scope) = scope.as_mut() else {
+            MISPLACED.set(true);
+            return None;
+        };
+        let twice = scope.bound.iter().any(|bound| Arc::ptr_eq(&bound.channel, channel));
+        if twice || !channel.can_pass() {
+            scope.fault = Some(HandleFault::Passed);
+            return None;
+        }
+        let id = scope.next_id;
+        scope.next_id += STEP;
+        scope.bound.push(Bound { channel: Arc::clone(channel), half, id });
+        Some(id)
+    })
+}
+
+/// Decodes values with their handles, which take `channels` in order. `false` when some were left over;
+/// those are dropped, which resets them.
+pub(crate) fn decoding<T>(channels: Unclaimed, decode: impl FnOnce() -> T) -> (T, bool) {
+    // An empty list counts too: it hides the channels of an outer decoding.
+    let outer = RestoreDecoding(DECODING.replace(Some(channels)));
+    let value = decode();
+    let rest = DECODING.take();
+    drop(outer);
+    (value, rest.is_none_or(|rest| rest.is_empty()))
+}
+
+/// Puts the outer scope back, also when a value's `Deserialize` panics.
+struct RestoreDecoding(Option<Unclaimed>);
+
+impl Drop for RestoreDecoding {
+    fn drop(&mut self) {
+        let inner = DECODING.replace(self.0.take());
+        drop(inner);
+    }
+}
+
+/// A handle is being decoded: the next channel of the message.
+pub(crate) fn claim() -> Option<Arc<Channel>> {
+    DECODING.with_borrow_mut(|scope| scope.as_mut()?.claim())
+}
+
+/// Why a value outside of a scope could not be encoded: because of a handle in it, or because of itself.
+pub(crate) fn fault_without_scope(error: postcard::Error) -> EncodeFault {
+    if MISPLACED.take() { EncodeFault::Handle(HandleFault::Misplaced) } else { EncodeFault::Serialize(error) }
+}

@@ -1,0 +1,105 @@
+//! Where a caller waits for its answer.
+
+use std::{
+    mem,
+    sync::{Arc, Mutex},
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use super::{channel::Unclaimed, waiters::lock};
+use crate::{error::LinkEnd, session::metadata::Metadata};
+
+/// One call's place between the driver, which completes it, and the caller, which takes the outcome.
+///
+/// ```text
+///   Waiting ──complete──> Done ──poll──> Taken
+///      └────────close───────┴─────────────^      (the caller is gone)
+/// ```
+pub(crate) struct CallSlot {
+    state: Mutex<State>,
+}
+
+enum State {
+    Waiting(Option<Waker>),
+    Done(Outcome),
+    Taken,
+}
+
+/// How a call went.
+pub(crate) enum Outcome {
+    Answer(Answer),
+    TimedOut,
+    Ended(LinkEnd),
+}
+
+/// A Response, in private memory.
+pub(crate) struct Answer {
+    pub(crate) payload: Vec<u8>,
+    pub(crate) metadata: Metadata,
+    /// The channels that it opened.
+    pub(crate) channels: Unclaimed,
+}
+
+impl CallSlot {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(CallSlot { state: Mutex::new(State::Waiting(None)) })
+    }
+
+    /// Hands the outcome to the caller, once; later ones are dropped. The waker is to be woken outside of
+    /// locks.
+    #[must_use]
+    pub(crate) fn complete(&self, outcome: Outcome) -> Option<Waker> {
+        let mut state = lock(&self.state);
+        match &mut *state {
+            State::Waiting(waker) => {
+                let waker = waker.take();
+                *state = State::Done(outcome);
+                waker
+            }
+            State::Done(_) | State::Taken => {
+                drop(state); // what `outcome` holds takes other locks when it drops
+                drop(outcome);
+                None
+            }
+        }
+    }
+
+    /// Takes the outcome if it is there.
+    pub(crate) fn take(&self) -> Option<Outcome> {
+        let mut state = lock(&self.state);
+        if matches!(*state, State::Done(_))
+            && let State::Done(outcome) = mem::replace(&mut *state, State::Taken)
+        {
+            return Some(outcome);
+        }
+        None
+    }
+
+    /// Takes the outcome, or leaves the task's waker behind.
+    pub(crate) fn poll(&self, cx: &Context<'_>) -> Poll<Outcome> {
+        let mut state = lock(&self.state);
+        match &mut *state {
+            State::Waiting(Some(waker)) => waker.clone_from(cx.waker()),
+            State::Waiting(waker) => *waker = Some(cx.waker().clone()),
+            State::Taken => return Poll::Pending,
+            State::Done(_) => {
+                if let State::Done(outcome) = mem::replace(&mut *state, State::Taken) {
+                    return Poll::Ready(outcome);
+                }
+            }
+        }
+        Poll::Pending
+    }
+
+    /// The caller is gone: what comes is dropped.
+    pub(crate) fn close(&self) {
+        let last = mem::replace(&mut *lock(&self.state), State::Taken);
+        drop(last); // outside of the lock
+    }
+}
+
+/// The timeout of a call, for its error.
+pub(crate) fn timed_out<E>(after: Option<Duration>) -> super::errors::CallError<E> {
+    super::errors::CallError::TimedOut { after: after.unwrap_or_default() }
+}

@@ -1,0 +1,42 @@
+//! Tasks that wait for the same thing.
+
+use std::{
+    mem,
+    sync::{Mutex, MutexGuard, PoisonError},
+    task::Waker,
+};
+
+/// Locks, and goes on after a panic: what is locked here is consistent at every await of a caller's code.
+pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Wakers of the tasks that wait. All are woken at once and look for themselves.
+#[derive(Debug, Default)]
+pub(crate) struct Waiters {
+    wakers: Vec<Waker>,
+}
+
+impl Waiters {
+    /// Adds a task, once however often it asks.
+    pub(crate) fn add(&mut self, waker: &Waker) {
+        if !self.wakers.iter().any(|known| known.will_wake(waker)) {
+            self.wakers.push(waker.clone());
+        }
+    }
+
+    /// Whether nobody waits.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.wakers.is_empty()
+    }
+
+    /// Takes all, to be woken outside of locks.
+    pub(crate) fn take(&mut self) -> Vec<Waker> {
+        mem::take(&mut self.wakers)
+    }
+}
+
+/// Wakes tasks.
+pub(crate) fn wake_all(wakers: Vec<Waker>) {
+    wakers.into_iter().for_each(Waker::wake);
+}

@@ -1,0 +1,159 @@
+//! The credit of one channel (protocol section 6): bytes of Data's payloads, as totals since it opened.
+//!
+//! Totals are `u64` and never wrap: 2^64 bytes take centuries.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// What the sender of a channel may still send. Invariant: `sent <= granted`.
+///
+/// Counters only: no memory is published through them, so every access is Relaxed. `sent` is changed under
+/// the lock of the link's sender alone; `granted` by whoever brings a grant.
+#[derive(Debug)]
+pub(crate) struct SendWindow {
+    sent: AtomicU64,
+    granted: AtomicU64,
+}
+
+impl SendWindow {
+    pub(crate) fn new(initial: u32) -> Self {
+        SendWindow { sent: AtomicU64::new(0), granted: AtomicU64::new(u64::from(initial)) }
+    }
+
+    /// Whether an element of `len` bytes may be sent now.
+    pub(crate) fn allows(&self, len: usize) -> bool {
+        self.available() >= len as u64
+    }
+
+    /// Bytes that may be sent now.
+    pub(crate) fn available(&self) -> u64 {
+        self.granted.load(Relaxed).saturating_sub(self.sent.load(Relaxed))
+    }
+
+    /// An element was sent.
+    pub(crate) fn sent(&self, len: usize) {
+        let sent = self.sent.load(Relaxed) + len as u64;
+        debug_assert!(sent <= self.granted.load(Relaxed), "sent beyond the credit");
+        self.sent.store(sent, Relaxed);
+    }
+
+    /// The receiver grants more bytes.
+    pub(crate) fn grant(&self, bytes: u32) {
+        let _ = self
+            .granted
+            .fetch_update(Relaxed, Relaxed, |granted| Some(granted.saturating_add(u64::from(bytes))));
+    }
+
+    /// The receiver has granted `total` bytes since the channel opened; less than before is ignored.
+    pub(crate) fn granted_total(&self, total: u64) {
+        self.granted.fetch_max(total, Relaxed);
+    }
+}
+
+/// What the receiver of a channel has granted and got. Invariants: `taken <= received <= granted`, and
+/// `granted <= taken + window`.
+#[derive(Debug)]
+pub(crate) struct ReceiveWindow {
+    window: u64,
+    received: u64,
+    granted: u64,
+    taken: u64,
+}
+
+/// More credit to give: the new total, and how much that is more than before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Grant {
+    pub(crate) total: u64,
+    pub(crate) more: u32,
+}
+
+impl ReceiveWindow {
+    pub(crate) fn new(window: u32) -> Self {
+        let window = u64::from(window);
+        ReceiveWindow { window, received: 0, granted: window, taken: 0 }
+    }
+
+    /// Whether the credit that was granted covers an element of `len` bytes.
+    pub(crate) fn allows(&self, len: usize) -> bool {
+        self.granted - self.received >= len as u64
+    }
+
+    /// Bytes that were received and not taken.
+    pub(crate) fn outstanding(&self) -> u64 {
+        self.received - self.taken
+    }
+
+    /// An element arrived. `Err` with what was sent and granted in all: the sender overran its credit.
+    pub(crate) fn received(&mut self, len: usize) -> Result<(), (u64, u64)> {
+        let received = self.received + len as u64;
+        if received > self.granted {
+            return Err((received, self.granted));
+        }
+        self.received = received;
+        Ok(())
+    }
+
+    /// The application took `len` bytes out. In steps of a quarter of the window, credit goes back: the
+    /// sender stays busy, and grants stay rare.
+    pub(crate) fn taken(&mut self, len: usize) -> Option<Grant> {
+        self.taken += len as u64;
+        debug_assert!(self.taken <= self.received, "taken before it was received");
+        let more = self.taken + self.window - self.granted;
+        if more < (self.window / GRANT_STEPS).max(1) {
+            return None;
+        }
+        self.granted += more;
+        // `more` is at most the window, which is a u32.
+        Some(Grant { total: self.granted, more: u32::try_from(more).unwrap_or(u32::MAX) })
+    }
+}
+
+/// Grants per window.
+const GRANT_STEPS: u64 = 4;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sender_stops_at_its_credit_and_goes_on_with_more() {
+        let window = SendWindow::new(10);
+        assert!(window.allows(10) && !window.allows(11));
+        window.sent(10);
+        assert!(window.allows(0) && !window.allows(1));
+        window.grant(5);
+        assert!(window.allows(5) && !window.allows(6));
+        window.granted_total(12);
+        assert!(window.allows(5), "a total below what is known changes nothing");
+        window.granted_total(30);
+        assert!(window.allows(20));
+    }
+
+    #[test]
+    fn credit_beyond_what_totals_can_hold_saturates() {
+        let window = SendWindow::new(1);
+        window.granted_total(u64::MAX - 1);
+        window.grant(u32::MAX);
+        assert!(window.allows(usize::MAX));
+    }
+
+    #[test]
+    fn a_receiver_grants_in_steps_what_was_taken() {
+        let mut window = ReceiveWindow::new(100);
+        window.received(100).unwrap();
+        assert_eq!(window.received(1), Err((101, 100)));
+        assert_eq!(window.taken(24), None);
+        assert_eq!(window.taken(1), Some(Grant { total: 125, more: 25 }));
+        window.received(25).unwrap();
+    }
+
+    #[test]
+    fn granted_totals_pass_two_to_the_thirty_two() {
+        let mut window = ReceiveWindow::new(1 << 30);
+        let mut total = 0;
+        for _ in 0..8 {
+            window.received(1 << 30).unwrap();
+            total = window.taken(1 << 30).unwrap().total;
+        }
+        assert_eq!(total, 9 << 30);
+    }
+}

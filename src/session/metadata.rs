@@ -1,0 +1,193 @@
+//! Metadata: what a call carries beside its arguments (protocol section 4).
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::Violation;
+
+/// Ordered entries that travel with a request or a response. Order and duplicates are kept, keys are
+/// case-sensitive, unknown keys are ignored.
+///
+/// ```
+/// use adjoin::Metadata;
+///
+/// let mut metadata = Metadata::new();
+/// metadata.push("trace", "4bf92f35");
+/// metadata.push("attempt", 2u64);
+/// assert_eq!(metadata.get("attempt").and_then(|value| value.as_u64()), Some(2));
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Metadata {
+    entries: Vec<(String, MetadataValue)>,
+}
+
+/// The value of one entry.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum MetadataValue {
+    /// Text.
+    String(String),
+    /// Bytes.
+    Bytes(#[serde(with = "serde_bytes")] Vec<u8>),
+    /// A number.
+    U64(u64),
+}
+
+/// Metadata beyond the limits of the protocol; nothing was sent.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("metadata: {what} is {value}, at most {limit} are allowed")]
+pub struct MetadataError {
+    what: &'static str,
+    value: usize,
+    limit: usize,
+}
+
+impl Metadata {
+    /// Entries at most.
+    pub const MAX_ENTRIES: usize = 128;
+    /// Bytes of a key at most.
+    pub const MAX_KEY: usize = 256;
+    /// Bytes of a value at most.
+    pub const MAX_VALUE: usize = 16 << 10;
+    /// Bytes of all keys and values together at most.
+    pub const MAX_TOTAL: usize = 64 << 10;
+    /// The key that carries a call's timeout in nanoseconds.
+    pub const TIMEOUT: &'static str = "timeout-ns";
+
+    pub(crate) const EMPTY: Metadata = Metadata { entries: Vec::new() };
+
+    /// No entries.
+    #[must_use]
+    pub const fn new() -> Self {
+        Metadata::EMPTY
+    }
+
+    /// Appends an entry.
+    pub fn push(&mut self, key: impl Into<String>, value: impl Into<MetadataValue>) {
+        self.entries.push((key.into(), value.into()));
+    }
+
+    /// The value of the first entry with this key.
+    #[must_use]
+    pub fn get(&self, key: &str) -> Option<&MetadataValue> {
+        self.iter().find_map(|(name, value)| (name == key).then_some(value))
+    }
+
+    /// The entries in order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &MetadataValue)> {
+        self.entries.iter().map(|(key, value)| (key.as_str(), value))
+    }
+
+    /// How many entries there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Checks the limits of the protocol.
+    ///
+    /// # Errors
+    ///
+    /// Which limit is exceeded, and by what.
+    pub fn check(&self) -> Result<(), MetadataError> {
+        let exceeds = |what, value, limit| {
+            if value > limit { Err(MetadataError { what, value, limit }) } else { Ok(()) }
+        };
+        exceeds("the number of entries", self.len(), Self::MAX_ENTRIES)?;
+        let mut total = 0;
+        for (key, value) in self.iter() {
+            exceeds("a key's length", key.len(), Self::MAX_KEY)?;
+            exceeds("a value's length", value.len(), Self::MAX_VALUE)?;
+            total += key.len() + value.len();
+        }
+        exceeds("the length in all", total, Self::MAX_TOTAL)
+    }
+
+    /// The call's timeout.
+    pub(crate) fn timeout(&self) -> Option<Duration> {
+        self.get(Self::TIMEOUT)?.as_u64().map(Duration::from_nanos)
+    }
+
+    /// Encodes the entries for a [`Head`](crate::link::Head); nothing for none.
+    pub(crate) fn encode(&self) -> Result<Vec<u8>, postcard::Error> {
+        if self.is_empty() { Ok(Vec::new()) } else { postcard::to_extend(self, Vec::new()) }
+    }
+
+    /// Decodes what a message carried, and checks it (`call.metadata.limits`).
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Violation> {
+        if bytes.is_empty() {
+            return Ok(Metadata::new());
+        }
+        let (metadata, rest) = postcard::take_from_bytes::<Metadata>(bytes)
+            .map_err(|_| Violation::Decode { len: bytes.len() })?;
+        if !rest.is_empty() {
+            return Err(Violation::Decode { len: bytes.len() });
+        }
+        metadata.check().map_err(|MetadataError { what, value, limit }| Violation::MetadataLimits {
+            what,
+            value,
+            limit,
+        })?;
+        Ok(metadata)
+    }
+}
+
+impl MetadataValue {
+    /// The text, if it is one.
+    #[must_use]
+    pub fn as_str(&self) -> Option<&str> {
+        if let MetadataValue::String(text) = self { Some(text) } else { None }
+    }
+
+    /// The bytes, if it is some.
+    #[must_use]
+    pub fn as_bytes(&self) -> Option<&[u8]> {
+        if let MetadataValue::Bytes(bytes) = self { Some(bytes) } else { None }
+    }
+
+    /// The number, if it is one.
+    #[must_use]
+    pub fn as_u64(&self) -> Option<u64> {
+        if let MetadataValue::U64(number) = self { Some(*number) } else { None }
+    }
+
+    /// What it adds to the length of all entries.
+    fn len(&self) -> usize {
+        match self {
+            MetadataValue::String(text) => text.len(),
+            MetadataValue::Bytes(bytes) => bytes.len(),
+            MetadataValue::U64(_) => size_of::<u64>(),
+        }
+    }
+}
+
+impl From<&str> for MetadataValue {
+    fn from(text: &str) -> Self {
+        MetadataValue::String(text.to_owned())
+    }
+}
+
+impl From<String> for MetadataValue {
+    fn from(text: String) -> Self {
+        MetadataValue::String(text)
+    }
+}
+
+impl From<Vec<u8>> for MetadataValue {
+    fn from(bytes: Vec<u8>) -> Self {
+        MetadataValue::Bytes(bytes)
+    }
+}
+
+impl From<u64> for MetadataValue {
+    fn from(number: u64) -> Self {
+        MetadataValue::U64(number)
+    }
+}

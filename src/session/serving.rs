@@ -1,0 +1,79 @@
+//! The peer's requests that run here (protocol section 4).
+//!
+//! ```text
+//!   start ──> running ──finish──> gone          (finish: the one Response goes out)
+//!                │
+//!             take_handler (Cancel, deadline)
+//!                v
+//!            stopping ──finish──> gone          (Cancelled, or the result if that was faster)
+//! ```
+
+use std::time::Instant;
+
+use super::{Ends, IdMap};
+
+/// Requests of one connection that have not been answered. Invariant: at most `limit` of them, and each
+/// is answered once: by whoever gets `true` from [`finish`](Serving::finish).
+pub(crate) struct Serving<E: Ends> {
+    running: IdMap<Running<E>>,
+    limit: usize,
+}
+
+struct Running<E: Ends> {
+    /// `None` until the handler is started, and again once it was told to stop.
+    handler: Option<E::Handler>,
+    /// It was told to stop, perhaps before it was started.
+    stopped: bool,
+    deadline: Option<Instant>,
+}
+
+impl<E: Ends> Serving<E> {
+    pub(crate) fn new(limit: u32) -> Self {
+        Serving { running: IdMap::default(), limit: limit as usize }
+    }
+
+    /// Whether a request with this id has not been answered yet.
+    pub(crate) fn is_running(&self, request_id: u64) -> bool {
+        self.running.contains_key(&request_id)
+    }
+
+    /// Whether no further request may run.
+    pub(crate) fn is_full(&self) -> bool {
+        self.running.len() >= self.limit
+    }
+
+    /// A request is handed to its handler.
+    pub(crate) fn start(&mut self, request_id: u64, deadline: Option<Instant>) {
+        self.running.insert(request_id, Running { handler: None, stopped: false, deadline });
+    }
+
+    /// Names what stops the handler. Gives it back if it is to be stopped at once.
+    pub(crate) fn attach(&mut self, request_id: u64, handler: E::Handler) -> Result<(), E::Handler> {
+        match self.running.get_mut(&request_id) {
+            Some(running) if running.stopped => Err(handler),
+            Some(running) => {
+                running.handler = Some(handler);
+                Ok(())
+            }
+            None => Ok(()), // answered already
+        }
+    }
+
+    /// The request is to stop. Its handler, once.
+    pub(crate) fn take_handler(&mut self, request_id: u64) -> Option<E::Handler> {
+        let running = self.running.get_mut(&request_id)?;
+        running.stopped = true;
+        running.handler.take()
+    }
+
+    /// The request is about to be answered. `None`: it has been answered. Otherwise its deadline, to be
+    /// forgotten.
+    pub(crate) fn finish(&mut self, request_id: u64) -> Option<Option<Instant>> {
+        self.running.remove(&request_id).map(|running| running.deadline)
+    }
+
+    /// Takes all handlers.
+    pub(crate) fn take_all(&mut self) -> Vec<E::Handler> {
+        self.running.drain().filter_map(|(_, running)| running.handler).collect()
+    }
+}
