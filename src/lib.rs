@@ -5,11 +5,17 @@ extern crate self as adjoin;
 
 mod error;
 mod link;
+mod open;
 mod rpc;
 mod session;
 mod settings;
+#[cfg(target_os = "linux")]
+mod shm;
 
 pub use error::{LinkEnd, Violation};
+#[cfg(target_os = "linux")]
+pub use open::cell::{Cell, cell, spawn, spawn_with};
+pub use open::{local, stream};
 pub use postcard_schema;
 pub use postcard_schema::Schema;
 pub use rpc::{
@@ -27,6 +33,14 @@ pub use rpc::{
 };
 pub use session::metadata::{Metadata, MetadataError, MetadataValue};
 pub use settings::{Settings, Waiting};
+#[cfg(target_os = "linux")]
+pub use shm::{AttachError, CellStderr, SpawnError};
+
+/// What can go wrong while a host and a cell agree on a segment.
+#[cfg(target_os = "linux")]
+pub mod handshake {
+    pub use crate::shm::{HandshakeError, Limit, Refusal, Seal, SegmentError};
+}
 
 #[cfg(feature = "macros")]
 pub use adjoin_macros::service;
