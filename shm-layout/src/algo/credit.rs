@@ -40,6 +40,10 @@ pub enum Granted {
 }
 
 /// Both channel tables: the credit that this side grants as a receiver, and the credit that it has as a sender.
+///
+/// # Panics
+///
+/// Every method panics on a slot of another link that has a larger table.
 #[derive(Debug)]
 pub struct Credit<H> {
     halves: Arc<H>,
@@ -117,7 +121,7 @@ impl<H: Halves> Credit<H> {
         self.granted(slot, known)
     }
 
-    /// Stops asking to be woken. Only the channel's sender calls this.
+    /// Stops asking to be woken: with enough credit, or without, when the channel ends. Only the channel's sender calls this.
     pub fn stop_waiting(&self, slot: Slot) {
         // Relaxed: only the sender writes it; read late, it costs one wake too many.
         self.own(slot).waiting.store(0, Ordering::Relaxed);

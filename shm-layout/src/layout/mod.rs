@@ -6,3 +6,5 @@ pub(crate) mod frame;
 pub(crate) mod geometry;
 pub(crate) mod header;
 pub(crate) mod ring;
+#[cfg(all(test, not(loom)))]
+mod table;

@@ -75,15 +75,21 @@ impl<H: Halves> RingReader<H> {
         self.tail.wrapping_sub(self.published) as usize
     }
 
-    /// Whether so much was released that the peer should know: a quarter of the ring.
+    /// Whether the peer should be told now of what was released: a quarter of the ring is, or the peer waits for room.
+    ///
+    /// To be asked after every drain, also by a side that polls and never sleeps.
     #[must_use]
     pub fn should_publish(&self) -> bool {
-        self.unpublished() >= self.capacity / 4
+        let unpublished = self.unpublished();
+        // Relaxed: a hint, asked for again; before a sleep, `publish_consumed` looks behind a fence.
+        let starved = || self.halves.peer().endpoint.starved().relaxed() != 0;
+        unpublished >= self.capacity / 4 || (unpublished > 0 && starved())
     }
 
     /// Gives all released room back to the peer, and says whom to wake.
     ///
-    /// When to is the caller's decision, but for one thing: before it sleeps, since the peer may wait for this very room.
+    /// When to is the caller's decision, see [`should_publish`](Self::should_publish), but for one thing: always before it
+    /// sleeps, since the peer may wait for this very room.
     /// A store, a fence, and a look at the peer's `starved`. Nothing at all if nothing was released.
     pub fn publish_consumed(&mut self) -> Wake {
         if self.tail == self.published {
