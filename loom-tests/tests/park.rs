@@ -1,0 +1,255 @@
+//! Parking and waking: a lost wake-up is a deadlock, which fails the model.
+//!
+//! Explored whole, but for the two models that say `bounded`.
+#![cfg(loom)]
+
+mod common;
+
+use adjoin_shm_layout::Mode;
+use adjoin_shm_layout::model::pair;
+use common::{Side, Sleepers, bounded, take, try_send};
+use loom::sync::Arc;
+use loom::thread;
+
+/// Receives one frame, asleep on the futex while there is none.
+fn receive(side: &mut Side, sleepers: &Sleepers, byte: u8) {
+    loop {
+        if let Some(frame) = side.reader.next_frame().unwrap() {
+            return take(frame, byte, 0);
+        }
+        let parked = side.park.prepare(Mode::Futex);
+        if side.reader.is_empty().unwrap() {
+            sleepers.sleep_on_futex(&side.park, &parked);
+        }
+        side.park.unpark(parked);
+    }
+}
+
+/// Sends one frame, and wakes the other side.
+fn send(side: &mut Side, others: &Sleepers, byte: u8) {
+    assert!(try_send(&mut side.writer, byte, 0));
+    others.carry_out(side.writer.publish());
+}
+
+#[test]
+fn a_reader_that_parks_is_woken() {
+    loom::model(|| {
+        let (mut here, mut there) = pair(32, 2);
+        let sleepers = Arc::new(Sleepers::new());
+        let sending = thread::spawn({
+            let sleepers = sleepers.clone();
+            move || send(&mut there, &sleepers, 1)
+        });
+        receive(&mut here, &sleepers, 1);
+        sending.join().unwrap();
+    });
+}
+
+/// The second sleep meets what the first left behind: a wake word that was bumped, a `parked` that may be read late.
+#[test]
+fn a_reader_that_parks_again_is_woken_again() {
+    bounded(4, || {
+        let (mut here, mut there) = pair(32, 2);
+        let sleepers = Arc::new(Sleepers::new());
+        let sending = thread::spawn({
+            let sleepers = sleepers.clone();
+            move || {
+                send(&mut there, &sleepers, 1);
+                send(&mut there, &sleepers, 2);
+            }
+        });
+        receive(&mut here, &sleepers, 1);
+        receive(&mut here, &sleepers, 2);
+        sending.join().unwrap();
+    });
+}
+
+/// Each side answers the other, so that both have to sleep and both have to wake.
+#[test]
+fn two_sides_that_park_wake_each_other() {
+    loom::model(|| {
+        let (mut here, mut there) = pair(32, 2);
+        let (our_sleepers, their_sleepers) = (Arc::new(Sleepers::new()), Arc::new(Sleepers::new()));
+        let answering = thread::spawn({
+            let (our_sleepers, their_sleepers) = (our_sleepers.clone(), their_sleepers.clone());
+            move || {
+                receive(&mut there, &their_sleepers, 1);
+                send(&mut there, &our_sleepers, 2);
+            }
+        });
+        send(&mut here, &their_sleepers, 1);
+        receive(&mut here, &our_sleepers, 2);
+        answering.join().unwrap();
+    });
+}
+
+/// Both send at once, and then both wait.
+#[test]
+fn two_sides_that_send_at_once_and_park_wake_each_other() {
+    loom::model(|| {
+        let (mut here, mut there) = pair(32, 2);
+        let (our_sleepers, their_sleepers) = (Arc::new(Sleepers::new()), Arc::new(Sleepers::new()));
+        let other = thread::spawn({
+            let (our_sleepers, their_sleepers) = (our_sleepers.clone(), their_sleepers.clone());
+            move || {
+                send(&mut there, &our_sleepers, 2);
+                receive(&mut there, &their_sleepers, 1);
+            }
+        });
+        send(&mut here, &their_sleepers, 1);
+        receive(&mut here, &our_sleepers, 2);
+        other.join().unwrap();
+    });
+}
+
+/// One thread of a side sleeps on the futex, while a task of the same side announces a sleep on the bell and gives it up.
+/// With a flag in place of the count, the task would hide the thread.
+#[test]
+fn a_sleeper_is_not_hidden_by_another_that_gives_up() {
+    loom::model(|| {
+        let (mut here, mut there) = pair(32, 2);
+        let sleepers = Arc::new(Sleepers::new());
+        let task = thread::spawn({
+            let park = here.park.clone();
+            move || {
+                let parked = park.prepare(Mode::Bell);
+                park.unpark(parked);
+            }
+        });
+        let sending = thread::spawn({
+            let sleepers = sleepers.clone();
+            move || send(&mut there, &sleepers, 1)
+        });
+        receive(&mut here, &sleepers, 1);
+        task.join().unwrap();
+        sending.join().unwrap();
+    });
+}
+
+/// A ring of two empty frames, full: the sender waits for room while the reader frees one.
+fn full() -> (Side, Side) {
+    let (mut here, there) = pair(16, 2);
+    assert!(try_send(&mut here.writer, 1, 0) && try_send(&mut here.writer, 2, 0));
+    let _ = here.writer.publish();
+    assert!(!try_send(&mut here.writer, 3, 0), "full");
+    (here, there)
+}
+
+/// Frees one frame, and wakes whoever waits for the room.
+fn free_one(side: &mut Side, others: &Sleepers) {
+    take(side.reader.next_frame().unwrap().expect("the ring is full"), 1, 0);
+    others.carry_out(side.reader.publish_consumed());
+}
+
+#[test]
+fn a_starved_sender_that_parks_is_woken_by_the_reader() {
+    loom::model(|| {
+        let (mut here, mut there) = full();
+        let sleepers = Arc::new(Sleepers::new());
+        let reading = thread::spawn({
+            let sleepers = sleepers.clone();
+            move || free_one(&mut there, &sleepers)
+        });
+        let starved = here.park.starve();
+        while !try_send(&mut here.writer, 3, 0) {
+            let parked = here.park.prepare(Mode::Futex);
+            if !here.writer.has_room(0).unwrap() {
+                sleepers.sleep_on_futex(&here.park, &parked);
+            }
+            here.park.unpark(parked);
+        }
+        here.park.sate(starved);
+        reading.join().unwrap();
+    });
+}
+
+/// The driver of a side sleeps on the bell already when a sender of the same side finds the ring full.
+#[test]
+fn a_starved_sender_beside_a_parked_driver_is_woken_by_the_reader() {
+    loom::model(|| {
+        let (mut here, mut there) = full();
+        let sleepers = Arc::new(Sleepers::new());
+        let parked = here.park.prepare(Mode::Bell);
+        let reading = thread::spawn({
+            let sleepers = sleepers.clone();
+            move || free_one(&mut there, &sleepers)
+        });
+        let starved = here.park.starve();
+        while !try_send(&mut here.writer, 3, 0) {
+            sleepers.sleep_on_bell();
+        }
+        here.park.sate(starved);
+        here.park.unpark(parked);
+        reading.join().unwrap();
+    });
+}
+
+/// Two senders wait for room: the one that is served first does not hide the other.
+#[test]
+fn a_starved_sender_is_not_hidden_by_another_that_is_sated() {
+    loom::model(|| {
+        let (mut here, mut there) = full();
+        let sleepers = Arc::new(Sleepers::new());
+        let parked = here.park.prepare(Mode::Bell);
+        let other = thread::spawn({
+            let park = here.park.clone();
+            move || {
+                let starved = park.starve();
+                park.sate(starved);
+            }
+        });
+        let reading = thread::spawn({
+            let sleepers = sleepers.clone();
+            move || free_one(&mut there, &sleepers)
+        });
+        let starved = here.park.starve();
+        while !try_send(&mut here.writer, 3, 0) {
+            sleepers.sleep_on_bell();
+        }
+        here.park.sate(starved);
+        here.park.unpark(parked);
+        other.join().unwrap();
+        reading.join().unwrap();
+    });
+}
+
+/// Two threads of one side publish at once, one of them under the lock of the writer, the other as a reader that frees
+/// room. Both may bump the wake word; neither bump is lost, and the sleeper gets both.
+#[test]
+fn two_threads_that_wake_at_once_lose_no_bump() {
+    bounded(3, || {
+        let (mut here, there) = pair(16, 2);
+        assert!(try_send(&mut here.writer, 1, 0) && try_send(&mut here.writer, 2, 0));
+        let _ = here.writer.publish();
+        let sleepers = Arc::new(Sleepers::new());
+        let (mut reader, mut writer) = (there.reader, there.writer);
+        let reading = thread::spawn({
+            let sleepers = sleepers.clone();
+            move || {
+                take(reader.next_frame().unwrap().expect("the ring is full"), 1, 0);
+                sleepers.carry_out(reader.publish_consumed());
+            }
+        });
+        let sending = thread::spawn({
+            let sleepers = sleepers.clone();
+            move || {
+                assert!(try_send(&mut writer, 7, 0));
+                sleepers.carry_out(writer.publish());
+            }
+        });
+        let starved = here.park.starve();
+        let (mut sent, mut received) = (false, false);
+        while !(sent && received) {
+            let parked = here.park.prepare(Mode::Futex);
+            sent = sent || try_send(&mut here.writer, 3, 0);
+            received = received || here.reader.next_frame().unwrap().map(|frame| take(frame, 7, 0)).is_some();
+            if !(sent && received) {
+                sleepers.sleep_on_futex(&here.park, &parked);
+            }
+            here.park.unpark(parked);
+        }
+        here.park.sate(starved);
+        reading.join().unwrap();
+        sending.join().unwrap();
+    });
+}
