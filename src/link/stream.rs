@@ -1,0 +1,193 @@
+//! The link over a byte stream: anything `AsyncRead + AsyncWrite`, as two halves. The bytes are those of
+//! `roam` 0.6, to the byte (protocol section 2).
+//!
+//! | per message | sending | receiving |
+//! |---|---|---|
+//! | copies in this process | 2: encoded into scratch, framed into the buffer | 1: unframed in place |
+//! | system calls | 1 for all that is buffered when the driver flushes | 1 for all that has arrived |
+//! | thread switches | the driver's, unless it is flushing already | the driver's |
+//! | allocations, locks | none of its own | none |
+//!
+//! What is sent is buffered and written by the link's driver, so that senders do not wait for the system and
+//! many small messages share one write. Credit is granted by messages.
+
+mod receiver;
+mod sender;
+#[cfg(test)]
+mod tests;
+
+use std::{future::poll_fn, io, task::Poll, time::Duration};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::timeout,
+};
+
+pub(in crate::link) use self::receiver::BATCH;
+use self::{receiver::StreamReceiver, sender::StreamSender};
+use super::{Head, Limits, Message, Parts, Receiver as _, Role, Sender as _, Sink};
+use crate::{
+    error::{LinkEnd, Violation},
+    settings::Settings,
+};
+
+/// The connection on which the link itself is told to end.
+const ROOT: u64 = 0;
+
+/// Greets the peer at the other end of a byte stream (protocol section 3).
+///
+/// Needs a tokio runtime with its timers enabled.
+///
+/// # Errors
+///
+/// The peer did not greet, or not as this side can accept. Where the protocol has a rule for it, the peer was
+/// told in a Goodbye, which may take as long as the greeting itself; the stream is closed in any case.
+///
+/// # Cancel safety
+///
+/// Dropping the future closes the stream.
+pub(crate) async fn establish<R, W>(
+    read: R,
+    write: W,
+    role: Role,
+    settings: &Settings,
+) -> Result<Parts, HandshakeError>
+where
+    R: AsyncRead + Unpin + Send + 'static,
+    W: AsyncWrite + Unpin + Send + 'static,
+{
+    let (max_payload_size, initial_channel_credit) = settings.limits();
+    let offer = Limits { max_payload_size, initial_channel_credit };
+    if let Some(setting) = absurd(offer) {
+        return Err(HandshakeError::OwnLimit { setting });
+    }
+    let after = settings.handshake_timeout;
+    let mut sender = StreamSender::new(write, settings);
+    let mut receiver = StreamReceiver::new(read, settings);
+
+    let answer = match timeout(after, greet(&mut sender, &mut receiver, offer)).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(end)) => {
+            if let LinkEnd::Violation(violation) = &end {
+                sender.say(&Head::Goodbye { conn_id: ROOT, reason: violation.rule() });
+                // The link is over whether the peer hears of it or not.
+                let _ = timeout(after, poll_fn(|cx| sender.poll_flush(cx))).await;
+            }
+            return Err(HandshakeError::Ended(end));
+        }
+        Err(_) => return Err(HandshakeError::TimedOut { after }),
+    };
+    if let Some(limit) = absurd(answer) {
+        return Err(HandshakeError::PeerLimit { limit });
+    }
+
+    let limits = Limits {
+        max_payload_size: offer.max_payload_size.min(answer.max_payload_size),
+        initial_channel_credit: offer.initial_channel_credit.min(answer.initial_channel_credit),
+    };
+    sender.begin(limits);
+    receiver.begin(limits);
+    Ok(Parts {
+        role,
+        limits,
+        sender: Box::new(sender),
+        receiver: Box::new(receiver),
+        credit: None,
+        watcher: None,
+        interrupt: None,
+    })
+}
+
+/// Why a byte stream did not become a link.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HandshakeError {
+    /// The peer sent no Hello in time: see [`Settings::handshake_timeout`].
+    #[error("the peer sent no Hello within {after:?}")]
+    TimedOut {
+        /// The time that it had.
+        after: Duration,
+    },
+    /// The stream ended before the peer's Hello, or the peer sent something else: another version's Hello, a
+    /// message that may only follow Hello, a Goodbye, or bytes that are no message.
+    #[error("the handshake failed: {0}")]
+    Ended(#[source] LinkEnd),
+    /// The peer's Hello sets a limit with which nothing could ever be sent.
+    #[error("the peer's Hello sets {limit} to 0")]
+    PeerLimit {
+        /// The limit, as the protocol calls it.
+        limit: &'static str,
+    },
+    /// This side's settings have a limit with which nothing could ever be sent. The peer heard nothing of it.
+    #[error("the setting {setting} is 0")]
+    OwnLimit {
+        /// The setting.
+        setting: &'static str,
+    },
+}
+
+/// The limit that leaves nothing to be sent, if there is one.
+fn absurd(limits: Limits) -> Option<&'static str> {
+    match limits {
+        Limits { max_payload_size: 0, .. } => Some("max_payload_size"),
+        Limits { initial_channel_credit: 0, .. } => Some("initial_channel_credit"),
+        _ => None,
+    }
+}
+
+/// Sends Hello and receives the peer's, both at once: over a stream that takes less than a Hello at a time,
+/// either alone could wait for the other for ever.
+async fn greet<R, W>(
+    sender: &mut StreamSender<W>,
+    receiver: &mut StreamReceiver<R>,
+    Limits { max_payload_size, initial_channel_credit }: Limits,
+) -> Result<Limits, LinkEnd>
+where
+    R: AsyncRead + Unpin + Send,
+    W: AsyncWrite + Unpin + Send,
+{
+    sender.say(&Head::Hello { max_payload_size, initial_channel_credit });
+    let (mut greeting, mut sent) = (Greeting(None), false);
+    poll_fn(|cx| {
+        // First what the peer says: if it has closed already, that tells why, and the failed write does not.
+        if greeting.0.is_none() {
+            let _ = receiver.poll_receive(cx, &mut greeting)?;
+        }
+        if let Some(Err(end)) = &greeting.0 {
+            return Poll::Ready(Err(end.clone()));
+        }
+        sent = sent || sender.poll_flush(cx)?.is_ready();
+        match &greeting.0 {
+            Some(Ok(limits)) if sent => Poll::Ready(Ok(*limits)),
+            _ => Poll::Pending,
+        }
+    })
+    .await
+}
+
+/// The first message of the peer. Takes one and leaves what is behind it to the session.
+struct Greeting(Option<Result<Limits, LinkEnd>>);
+
+impl Sink for Greeting {
+    fn message(&mut self, message: Message<'_>) -> bool {
+        self.0 = Some(match message.head {
+            Head::Hello { max_payload_size, initial_channel_credit } => {
+                Ok(Limits { max_payload_size, initial_channel_credit })
+            }
+            Head::Goodbye { conn_id: ROOT, reason } => Err(LinkEnd::Goodbye { reason: reason.into() }),
+            _ => Err(Violation::HelloOrdering.into()),
+        });
+        false
+    }
+}
+
+/// How an error of the stream ends the link.
+fn end_of(error: io::Error) -> LinkEnd {
+    match error.kind() {
+        io::ErrorKind::ConnectionReset
+        | io::ErrorKind::ConnectionAborted
+        | io::ErrorKind::BrokenPipe
+        | io::ErrorKind::UnexpectedEof => LinkEnd::Gone,
+        _ => error.into(),
+    }
+}

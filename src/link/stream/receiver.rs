@@ -1,0 +1,153 @@
+//! The receiving half: reads what there is, and hands it out message by message.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use tokio::io::{AsyncRead, ReadBuf};
+
+use super::end_of;
+use crate::{
+    error::{LinkEnd, Violation},
+    link::{
+        ChannelRef, Limits, Receiver, Sink,
+        codec::{decode_message, message_limit, oversize},
+        frame::{Deframer, FrameFault},
+    },
+    settings::{Settings, Waiting},
+};
+
+/// The messages that one call hands out at most, so that the driver comes to do other things.
+pub(in crate::link) const BATCH: usize = 256;
+
+/// Cuts what a reader brings into messages.
+pub(super) struct StreamReceiver<R> {
+    reader: R,
+    deframer: Deframer,
+    /// Scratch of one message.
+    channels: Vec<ChannelRef>,
+    max_payload_size: u32,
+    /// The handshake is over.
+    greeted: bool,
+    /// Never sleeps: see [`Waiting::Spin`].
+    spins: bool,
+    /// Somebody else than the driver has had the receive role.
+    lent: bool,
+    ended: Option<LinkEnd>,
+}
+
+impl<R> StreamReceiver<R> {
+    pub(super) fn new(reader: R, settings: &Settings) -> Self {
+        StreamReceiver {
+            reader,
+            deframer: Deframer::new(message_limit(settings.max_payload_size)),
+            channels: Vec::new(),
+            max_payload_size: settings.max_payload_size,
+            greeted: false,
+            spins: settings.waiting == Waiting::Spin,
+            lent: false,
+            ended: None,
+        }
+    }
+
+    /// Goes over from the handshake to the session. What arrived behind the peer's Hello is kept.
+    pub(super) fn begin(&mut self, limits: Limits) {
+        self.max_payload_size = limits.max_payload_size;
+        self.deframer.set_max_message(message_limit(limits.max_payload_size));
+        self.greeted = true;
+    }
+
+    /// Hands out what has been read. An end that follows messages is told by the next call.
+    fn hand_out(&mut self, sink: &mut dyn Sink) -> Result<usize, LinkEnd> {
+        let mut count = 0;
+        while count < BATCH && self.ended.is_none() {
+            match self.hand_out_one(sink) {
+                Ok(Some(more)) => {
+                    count += 1;
+                    if !more {
+                        break;
+                    }
+                }
+                Ok(None) => break,
+                Err(violation) => self.ended = Some(violation.into()),
+            }
+        }
+        match &self.ended {
+            Some(end) if count == 0 => Err(end.clone()),
+            _ => Ok(count),
+        }
+    }
+
+    /// Hands out the next message and returns whether `sink` takes more; `None` if none is complete.
+    fn hand_out_one(&mut self, sink: &mut dyn Sink) -> Result<Option<bool>, Violation> {
+        let frame = match self.deframer.next_frame() {
+            Ok(Some(frame)) => frame,
+            Ok(None) => return Ok(None),
+            Err(FrameFault::Malformed { len }) => return Err(Violation::Decode { len }),
+            Err(FrameFault::TooLong { prefix }) => {
+                return Err(in_place(oversize(prefix, self.max_payload_size), self.greeted));
+            }
+        };
+        match decode_message(frame, &mut self.channels) {
+            Ok(message) => Ok(Some(sink.message(message))),
+            Err(violation) => Err(in_place(violation, self.greeted)),
+        }
+    }
+}
+
+/// What a violation is called where it stands: until the peer greeted, whatever is no Hello is out of order
+/// first of all, and afterwards every Hello is (`message.hello.ordering`).
+fn in_place(violation: Violation, greeted: bool) -> Violation {
+    match violation {
+        Violation::UnknownVersion if greeted => Violation::HelloOrdering,
+        Violation::UnknownVersion | Violation::Decode { .. } => violation,
+        _ if greeted => violation,
+        _ => Violation::HelloOrdering,
+    }
+}
+
+impl<R: AsyncRead + Unpin + Send> Receiver for StreamReceiver<R> {
+    /// Whole messages that have been read: the driver alone reads.
+    fn drain(&mut self, sink: &mut dyn Sink) -> Result<usize, LinkEnd> {
+        self.lent = true;
+        self.hand_out(sink)
+    }
+
+    fn poll_receive(&mut self, cx: &mut Context<'_>, sink: &mut dyn Sink) -> Poll<Result<usize, LinkEnd>> {
+        loop {
+            let count = self.hand_out(sink)?;
+            if count > 0 {
+                return Poll::Ready(Ok(count));
+            }
+            let mut room = ReadBuf::new(self.deframer.room());
+            match Pin::new(&mut self.reader).poll_read(cx, &mut room) {
+                Poll::Ready(Ok(())) => {
+                    let len = room.filled().len();
+                    self.deframer.arrived(len);
+                    if len == 0 {
+                        self.ended = Some(LinkEnd::Gone);
+                    }
+                }
+                Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
+                Poll::Ready(Err(error)) => self.ended = Some(end_of(error)),
+                Poll::Pending => {
+                    if self.spins {
+                        cx.waker().wake_by_ref();
+                    }
+                    return Poll::Pending;
+                }
+            }
+        }
+    }
+
+    fn asleep(&self) -> bool {
+        !self.spins
+    }
+
+    /// The driver's wake-up may have come while the role was lent, and is spent then.
+    fn hand_back(&mut self) -> bool {
+        std::mem::take(&mut self.lent)
+    }
+}

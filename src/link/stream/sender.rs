@@ -1,0 +1,172 @@
+//! The sending half: frames wait in one buffer until the driver writes them.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use tokio::io::AsyncWrite;
+
+use super::end_of;
+use crate::{
+    error::LinkEnd,
+    link::{
+        Body, ChannelRef, Head, Limits, Publish, SendFault, Sender,
+        codec::{encode_head, message_limit},
+        frame::{max_frame_len, push_frame},
+        message::encode_into,
+    },
+    settings::Settings,
+};
+
+/// Buffers frames for a writer.
+pub(super) struct StreamSender<W> {
+    writer: W,
+    /// Whole frames; the first `written` bytes have been written.
+    buffer: Vec<u8>,
+    written: usize,
+    /// The bytes that may wait to be written. A message that finds none waiting may exceed it.
+    capacity: usize,
+    /// The frame, in bytes, that was refused last.
+    refused: usize,
+    max_message: usize,
+    /// Bytes were written that the writer may have kept.
+    unflushed: bool,
+    /// The driver's waker is with the writer, which takes no more at the moment.
+    blocked: bool,
+    ended: Option<LinkEnd>,
+    /// Scratch of one message.
+    head: Vec<u8>,
+    channels: Vec<ChannelRef>,
+    payload: Vec<u8>,
+}
+
+impl<W> StreamSender<W> {
+    pub(super) fn new(writer: W, settings: &Settings) -> Self {
+        StreamSender {
+            writer,
+            buffer: Vec::new(),
+            written: 0,
+            capacity: usize::try_from(settings.send_buffer).unwrap_or(usize::MAX),
+            refused: 0,
+            max_message: message_limit(settings.max_payload_size),
+            unflushed: false,
+            blocked: false,
+            ended: None,
+            head: Vec::new(),
+            channels: Vec::new(),
+            payload: Vec::new(),
+        }
+    }
+
+    /// Goes over from the handshake to the session.
+    pub(super) fn begin(&mut self, limits: Limits) {
+        self.max_message = message_limit(limits.max_payload_size);
+    }
+
+    /// Sends a message of the handshake, which has no payload, whether there is room or not.
+    pub(super) fn say(&mut self, head: &Head<'_>) {
+        self.head.clear();
+        encode_head(head, &[], 0, &mut self.head);
+        push_frame(&mut self.buffer, &self.head, &[]);
+    }
+
+    /// Bytes that wait to be written.
+    fn waiting(&self) -> usize {
+        self.buffer.len() - self.written
+    }
+
+    /// Whether a frame of `len` bytes may be buffered.
+    fn takes(&self, len: usize) -> bool {
+        let waiting = self.waiting();
+        waiting == 0 || waiting.saturating_add(len) <= self.capacity
+    }
+
+    /// Refuses a frame of `len` bytes for now.
+    fn full(&mut self, len: usize) -> SendFault {
+        self.refused = len;
+        SendFault::Full
+    }
+
+    /// Moves what waits to the front, once that is the smaller part.
+    fn compact(&mut self) {
+        if self.written >= self.waiting() {
+            self.buffer.drain(..self.written);
+            self.written = 0;
+        }
+    }
+
+    /// Keeps why the link is over, for those who ask later.
+    fn end(&mut self, end: LinkEnd) -> LinkEnd {
+        self.ended.insert(end).clone()
+    }
+}
+
+impl<W: AsyncWrite + Unpin + Send> Sender for StreamSender<W> {
+    fn send(&mut self, head: &Head<'_>, body: &mut dyn Body) -> Result<usize, SendFault> {
+        if let Some(end) = &self.ended {
+            return Err(SendFault::Ended(end.clone()));
+        }
+        if !self.takes(1) {
+            return Err(self.full(1)); // before `body` was troubled
+        }
+        let len = encode_into(body, &mut self.payload, &mut self.channels).map_err(SendFault::Encode)?;
+        self.head.clear();
+        encode_head(head, &self.channels, len, &mut self.head);
+        let message = self.head.len().saturating_add(len);
+        if message > self.max_message {
+            let limit = self.max_message;
+            return Err(SendFault::TooLarge { len: message, limit, setting: "max_payload_size" });
+        }
+        let frame = max_frame_len(message).saturating_add(1);
+        if !self.takes(frame) {
+            return Err(self.full(frame));
+        }
+        self.compact();
+        push_frame(&mut self.buffer, &self.head, &self.payload[..len]);
+        Ok(len)
+    }
+
+    fn publish(&mut self) -> Publish {
+        // A writer that is blocked wakes the driver by itself, which then writes this, too.
+        if self.blocked || (self.waiting() == 0 && !self.unflushed) { Publish::Done } else { Publish::Flush }
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LinkEnd>> {
+        if let Some(end) = &self.ended {
+            return Poll::Ready(Err(end.clone()));
+        }
+        self.blocked = true; // wherever this returns `Pending`
+        while self.written < self.buffer.len() {
+            match ready!(Pin::new(&mut self.writer).poll_write(cx, &self.buffer[self.written..])) {
+                Ok(0) => return Poll::Ready(Err(self.end(LinkEnd::Gone))),
+                Ok(len) => {
+                    self.written = self.buffer.len().min(self.written + len);
+                    self.unflushed = true;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Poll::Ready(Err(self.end(end_of(error)))),
+            }
+        }
+        self.buffer.clear();
+        self.written = 0;
+        if self.unflushed {
+            if let Err(error) = ready!(Pin::new(&mut self.writer).poll_flush(cx)) {
+                return Poll::Ready(Err(self.end(end_of(error))));
+            }
+            self.unflushed = false;
+        }
+        self.blocked = false;
+        Poll::Ready(Ok(()))
+    }
+
+    fn has_room(&mut self) -> Result<bool, LinkEnd> {
+        if let Some(end) = &self.ended {
+            return Err(end.clone());
+        }
+        // Below half, so that those who wait are not woken for each few bytes. While it says no, bytes wait,
+        // and so the driver is in `poll_flush`, or was told to flush.
+        Ok(self.takes(self.refused.max(self.capacity / 2)))
+    }
+}
