@@ -1,0 +1,328 @@
+//! How two sides come to share a segment.
+//!
+//! ```text
+//! host                                               guest
+//!   makes its half
+//!   Offer { limits, pid } + its half, its pidfd  -->
+//!                                                    checks and maps the host's half, makes its own
+//!                                                <-- Accept + its half       (or Refuse, and the end)
+//!   checks and maps the guest's half
+//!   Attached                                     --> (or Refuse, and the end)
+//! ```
+//!
+//! The guest accepts when it serves, so that a host that has attached has a peer that answers. The limits are the
+//! host's; a guest refuses those that the layout does not allow, by name. Each side refuses a half that is not what
+//! it must be. A refusal is told to the peer as far as the socket takes it, and the link is over for both.
+
+use std::io;
+
+use adjoin_shm_layout::{Geometry, GeometryError, OwnHalf, PeerHalf};
+use rustix::fd::{AsFd, OwnedFd};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    control::Control,
+    mapping::Mapping,
+    segment::{self, SegmentError},
+};
+
+/// Why a handshake failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HandshakeError {
+    /// The peer closed the control socket.
+    #[error("the peer closed the control socket")]
+    Closed,
+    /// The control socket failed.
+    #[error("the control socket failed")]
+    Io(#[source] io::Error),
+    /// What the peer sent does not begin like a message.
+    #[error("the peer does not speak this protocol")]
+    NotAdjoin,
+    /// The peer speaks another version of the handshake.
+    #[error("the peer speaks version {found} of the handshake, this side version {expected}")]
+    Version {
+        /// The peer's.
+        found: u32,
+        /// Ours.
+        expected: u32,
+    },
+    /// A message is longer than any of this version.
+    #[error("the peer sent a message of {len} bytes, at most {limit} are allowed")]
+    TooLong {
+        /// Its length.
+        len: usize,
+        /// The longest.
+        limit: usize,
+    },
+    /// A message does not decode.
+    #[error("the peer sent a message that does not decode")]
+    Malformed(#[source] postcard::Error),
+    /// A message came that has no place there.
+    #[error("the peer sent a message out of order")]
+    OutOfOrder,
+    /// A message came with more or fewer descriptors than it has.
+    #[error("the peer sent {found} descriptors with a message that has {expected}")]
+    Descriptors {
+        /// How many came.
+        found: usize,
+        /// How many it has.
+        expected: usize,
+    },
+    /// A message came with more descriptors than any has.
+    #[error("the peer sent more than {limit} descriptors with a message")]
+    TooManyDescriptors {
+        /// The most that any has.
+        limit: usize,
+    },
+    /// The process at the other end is not the host, or runs under another user.
+    #[error("the other end of the control socket belongs to user {uid}, not to the host's process")]
+    Stranger {
+        /// The user of that process.
+        uid: u32,
+    },
+    /// The descriptor that came as a handle on the host's process is none.
+    #[error("the peer sent no handle on the host's process")]
+    NoHost,
+    /// The peer refused.
+    #[error("the peer refused: {0}")]
+    Refused(PeerRefusal),
+    /// A limit that the host set is one that no segment can have.
+    #[error("the host's limits are impossible")]
+    Limit(#[source] GeometryError),
+    /// One of the halves is not usable.
+    #[error("the shared memory is not usable")]
+    Segment(#[from] SegmentError),
+}
+
+/// Errors that mean that the peer went away are that.
+impl From<io::Error> for HandshakeError {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => HandshakeError::Closed,
+            _ => HandshakeError::Io(error),
+        }
+    }
+}
+
+/// What a side that refuses tells the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[non_exhaustive]
+pub enum PeerRefusal {
+    /// The guest cannot live with a limit of the host's.
+    #[error("it cannot live with {limit} = {value}")]
+    Limit {
+        /// Which limit.
+        limit: SegmentLimit,
+        /// The host's value.
+        value: u64,
+    },
+    /// The half that it got is not what a half must be; its own error says why.
+    #[error("it does not take the shared memory that it was given")]
+    Half,
+    /// It could not make its own half; its own error says why.
+    #[error("it could not make its own half of the shared memory")]
+    OwnHalf,
+    /// What it got is not what belongs there; its own error says what.
+    #[error("it does not take what it was sent")]
+    Message,
+}
+
+/// A limit of a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum SegmentLimit {
+    /// [`Settings::ring_bytes`](crate::Settings::ring_bytes)
+    RingBytes,
+    /// [`Settings::channel_slots`](crate::Settings::channel_slots)
+    ChannelSlots,
+    /// [`Settings::max_payload_size`](crate::Settings::max_payload_size)
+    MaxPayloadSize,
+    /// [`Settings::initial_channel_credit`](crate::Settings::initial_channel_credit)
+    InitialChannelCredit,
+}
+
+impl SegmentLimit {
+    /// The limit that a field of [`Geometry`] is.
+    fn of(field: &str) -> Option<SegmentLimit> {
+        [
+            SegmentLimit::RingBytes,
+            SegmentLimit::ChannelSlots,
+            SegmentLimit::MaxPayloadSize,
+            SegmentLimit::InitialChannelCredit,
+        ]
+        .into_iter()
+        .find(|limit| limit.name() == field)
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            SegmentLimit::RingBytes => "ring_bytes",
+            SegmentLimit::ChannelSlots => "channel_slots",
+            SegmentLimit::MaxPayloadSize => "max_payload_size",
+            SegmentLimit::InitialChannelCredit => "initial_channel_credit",
+        }
+    }
+}
+
+impl std::fmt::Display for SegmentLimit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The halves of a segment on which both sides agreed.
+#[derive(Debug)]
+pub(super) struct Halves {
+    pub(super) own: OwnHalf<Mapping>,
+    pub(super) peer: PeerHalf<Mapping>,
+}
+
+/// What a host says.
+#[derive(Debug, Serialize, Deserialize)]
+enum FromHost {
+    /// With two descriptors: the host's half and a pidfd of the host.
+    Offer(Offer),
+    Attached,
+    Refuse(PeerRefusal),
+}
+
+impl FromHost {
+    fn descriptors(&self) -> usize {
+        match self {
+            FromHost::Offer(_) => 2,
+            FromHost::Attached | FromHost::Refuse(_) => 0,
+        }
+    }
+}
+
+/// What a guest says.
+#[derive(Debug, Serialize, Deserialize)]
+enum FromGuest {
+    /// With one descriptor: the guest's half.
+    Accept,
+    Refuse(PeerRefusal),
+}
+
+impl FromGuest {
+    fn descriptors(&self) -> usize {
+        match self {
+            FromGuest::Accept => 1,
+            FromGuest::Refuse(_) => 0,
+        }
+    }
+}
+
+/// The limits of a segment, and who offers it.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+struct Offer {
+    ring_bytes: u32,
+    channel_slots: u32,
+    max_payload_size: u32,
+    initial_channel_credit: u32,
+    host: u32,
+}
+
+/// The host's side. `host` is a pidfd of this process.
+///
+/// # Cancel safety
+///
+/// None: a handshake that is dropped in the middle is over.
+pub(super) async fn host(
+    control: &Control,
+    geometry: &Geometry,
+    host: OwnedFd,
+) -> Result<Halves, HandshakeError> {
+    let (own, descriptor) = segment::create(geometry)?;
+    let offer = Offer {
+        ring_bytes: geometry.ring_bytes,
+        channel_slots: geometry.channel_slots,
+        max_payload_size: geometry.max_payload_size,
+        initial_channel_credit: geometry.initial_channel_credit,
+        host: std::process::id(),
+    };
+    control.send(&FromHost::Offer(offer), &[descriptor.as_fd(), host.as_fd()]).await?;
+    drop((descriptor, host));
+    let (answer, descriptors) = control.receive(FromGuest::descriptors).await?;
+    let half = match (answer, <[OwnedFd; 1]>::try_from(descriptors)) {
+        (FromGuest::Accept, Ok([half])) => half,
+        (FromGuest::Refuse(refusal), _) => return Err(HandshakeError::Refused(refusal)),
+        (FromGuest::Accept, Err(_)) => return Err(HandshakeError::OutOfOrder),
+    };
+    match segment::open(half, geometry) {
+        Ok(peer) => {
+            control.send(&FromHost::Attached, &[]).await?;
+            Ok(Halves { own, peer })
+        }
+        Err(error) => {
+            // The guest may be gone; what is wrong is said to our own caller in any case.
+            let _ = control.send(&FromHost::Refuse(PeerRefusal::Half), &[]).await;
+            Err(error.into())
+        }
+    }
+}
+
+/// The guest's side: the halves, and the host's pidfd as far as [`check_host`] approves of it.
+///
+/// # Cancel safety
+///
+/// None: a handshake that is dropped in the middle is over.
+pub(super) async fn guest(
+    control: &Control,
+    check_host: impl FnOnce(u32, &OwnedFd) -> Result<(), HandshakeError>,
+) -> Result<(Halves, OwnedFd), HandshakeError> {
+    let (offer, descriptors) = control.receive(FromHost::descriptors).await?;
+    let (offer, half, host) = match (offer, <[OwnedFd; 2]>::try_from(descriptors)) {
+        (FromHost::Offer(offer), Ok([half, host])) => (offer, half, host),
+        (FromHost::Refuse(refusal), _) => return Err(HandshakeError::Refused(refusal)),
+        _ => return Err(HandshakeError::OutOfOrder),
+    };
+    let geometry = offer.geometry();
+    let prepared = check_host(offer.host, &host)
+        .map_err(|error| (PeerRefusal::Message, error))
+        .and_then(|()| halves_of_guest(half, &geometry));
+    let (halves, descriptor) = match prepared {
+        Ok(prepared) => prepared,
+        Err((refusal, error)) => {
+            // The host may be gone; what is wrong is said to our own caller in any case.
+            let _ = control.send(&FromGuest::Refuse(refusal), &[]).await;
+            return Err(error);
+        }
+    };
+    control.send(&FromGuest::Accept, &[descriptor.as_fd()]).await?;
+    drop(descriptor);
+    match control.receive(FromHost::descriptors).await?.0 {
+        FromHost::Attached => Ok((halves, host)),
+        FromHost::Refuse(refusal) => Err(HandshakeError::Refused(refusal)),
+        FromHost::Offer(_) => Err(HandshakeError::OutOfOrder),
+    }
+}
+
+impl Offer {
+    fn geometry(&self) -> Geometry {
+        Geometry {
+            ring_bytes: self.ring_bytes,
+            channel_slots: self.channel_slots,
+            max_payload_size: self.max_payload_size,
+            initial_channel_credit: self.initial_channel_credit,
+        }
+    }
+}
+
+/// Checks what the guest was offered, and makes its own half. An error comes with what to tell the host of it.
+fn halves_of_guest(
+    half: OwnedFd,
+    geometry: &Geometry,
+) -> Result<(Halves, OwnedFd), (PeerRefusal, HandshakeError)> {
+    geometry.validate().map_err(|error| (refused_limit(&error), HandshakeError::Limit(error)))?;
+    let peer = segment::open(half, geometry).map_err(|error| (PeerRefusal::Half, error.into()))?;
+    let (own, descriptor) =
+        segment::create(geometry).map_err(|error| (PeerRefusal::OwnHalf, error.into()))?;
+    Ok((Halves { own, peer }, descriptor))
+}
+
+/// A limit that no segment can have, as the host is told of it.
+fn refused_limit(error: &GeometryError) -> PeerRefusal {
+    SegmentLimit::of(error.field)
+        .map_or(PeerRefusal::Message, |limit| PeerRefusal::Limit { limit, value: error.value })
+}
