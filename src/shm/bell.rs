@@ -1,0 +1,130 @@
+//! The bell: one byte on the control socket, which wakes the peer's task through its runtime's own poller.
+//!
+//! After the handshake the control socket carries nothing else. A byte has no meaning but "look", so bytes may merge:
+//! where the socket is full of them, the peer has not looked yet, and will.
+
+use std::{
+    io,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use rustix::{
+    fd::{AsFd, OwnedFd},
+    io::Errno,
+    net::{self, RecvFlags, SendFlags, Shutdown},
+};
+use tokio::io::unix::AsyncFd;
+
+/// The control socket of an attached link. Any thread may ring.
+#[derive(Debug)]
+pub(super) struct Bell(AsyncFd<OwnedFd>);
+
+/// What was heard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Heard {
+    /// The peer rang, once or more often.
+    Rung,
+    /// The peer closed its end.
+    End,
+}
+
+impl Bell {
+    /// Takes the socket over from the handshake.
+    pub(super) fn new(socket: AsyncFd<OwnedFd>) -> Arc<Self> {
+        Arc::new(Bell(socket))
+    }
+
+    /// Rings the peer. Never waits and never fails: a full socket is one that rings already, and the end of a closed
+    /// one is heard by whoever listens. One system call.
+    pub(super) fn ring(&self) {
+        let _ = net::send(self.0.as_fd(), &[RING], SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+    }
+
+    /// Ready when the peer rang since the last call, or hung up. One system call for each time it is ready.
+    ///
+    /// One task listens; what it reads at once is bounded, so that a peer that rings all the time costs a look at the
+    /// link for each time, and no more.
+    pub(super) fn poll_heard(&self, cx: &mut Context<'_>) -> Poll<io::Result<Heard>> {
+        let mut rings = [0; AT_ONCE];
+        loop {
+            let mut ready = ready!(self.0.poll_read_ready(cx))?;
+            match net::recv(self.0.as_fd(), &mut rings, RecvFlags::DONTWAIT) {
+                Ok((_, 0)) => return Poll::Ready(Ok(Heard::End)),
+                Ok((_, read)) => {
+                    // A short read has emptied the socket: the poller tells of the next byte, and keeps what it knows
+                    // of the end.
+                    if read < rings.len() {
+                        ready.clear_ready();
+                    }
+                    return Poll::Ready(Ok(Heard::Rung));
+                }
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => ready.clear_ready(),
+                Err(Errno::CONNRESET | Errno::PIPE) => return Poll::Ready(Ok(Heard::End)),
+                Err(error) => return Poll::Ready(Err(error.into())),
+            }
+        }
+    }
+
+    /// Lets the peer hear the end, whoever else still holds the bell here.
+    pub(super) fn hang_up(&self) {
+        let _ = net::shutdown(self.0.as_fd(), Shutdown::Both);
+    }
+}
+
+/// The byte.
+const RING: u8 = 1;
+/// How many rings one look takes away.
+const AT_ONCE: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use std::{future::poll_fn, os::unix::net::UnixStream};
+
+    use super::{super::poller, *};
+
+    fn pair() -> (Arc<Bell>, Arc<Bell>) {
+        let (one, other) = UnixStream::pair().unwrap();
+        let bell = |end: UnixStream| {
+            end.set_nonblocking(true).unwrap();
+            Bell::new(poller::register(end.into()).unwrap())
+        };
+        (bell(one), bell(other))
+    }
+
+    async fn heard(bell: &Bell) -> Heard {
+        poll_fn(|cx| bell.poll_heard(cx)).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn rings_merge_and_the_end_is_heard_behind_them() {
+        let (mine, peers) = pair();
+        for _ in 0..3 {
+            mine.ring();
+        }
+        assert_eq!(heard(&peers).await, Heard::Rung);
+        mine.ring();
+        mine.hang_up();
+        assert_eq!(heard(&peers).await, Heard::Rung);
+        assert_eq!(heard(&peers).await, Heard::End);
+        assert_eq!(heard(&peers).await, Heard::End);
+    }
+
+    #[tokio::test]
+    async fn ringing_a_peer_that_never_listens_does_not_wait() {
+        let (mine, peers) = pair();
+        for _ in 0..100_000 {
+            mine.ring();
+        }
+        assert_eq!(heard(&peers).await, Heard::Rung);
+    }
+
+    #[tokio::test]
+    async fn ringing_a_peer_that_is_gone_does_nothing() {
+        let (mine, peers) = pair();
+        drop(peers);
+        mine.ring();
+        assert_eq!(heard(&mine).await, Heard::End);
+    }
+}
