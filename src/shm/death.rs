@@ -1,0 +1,111 @@
+//! Notices that the peer rang, hung up, or died.
+//!
+//! A process is watched by its pidfd, which becomes readable when it has ended, whatever descriptors a grandchild of it keeps
+//! open. Its end of the socket tells of the rest: a peer that runs on but has let go of the link. A process that dies
+//! closes its sockets slightly before its pidfd says so; hence a socket's end alone is not believed for [`GRACE`].
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use rustix::fd::OwnedFd;
+use tokio::{io::unix::AsyncFd, time::Sleep};
+
+use super::{
+    bell::{Bell, Heard},
+    exit, poller, process,
+};
+use crate::{error::LinkEnd, link::Watcher};
+
+/// The peer's process.
+#[derive(Debug)]
+pub(super) enum Peer {
+    /// A cell, which is our child.
+    Child(Arc<process::Shared>),
+    /// A host, or any process that is not our child, by its pidfd.
+    Other(AsyncFd<OwnedFd>),
+}
+
+/// The watch on the peer of one link. Dropped, it hangs up: nobody listens here any more.
+#[derive(Debug)]
+pub(super) struct Watch {
+    bell: Arc<Bell>,
+    peer: Peer,
+    hung_up: HungUp,
+}
+
+/// What is known of the peer's end of the socket.
+#[derive(Debug)]
+enum HungUp {
+    /// It is open.
+    No,
+    /// It was closed, and whoever drives the link was told to look once more: a Goodbye may be there.
+    Told,
+    /// The process has this much time left to turn out dead.
+    Grace(Pin<Box<Sleep>>),
+}
+
+impl Watch {
+    pub(super) fn new(bell: Arc<Bell>, peer: Peer) -> Self {
+        Watch { bell, peer, hung_up: HungUp::No }
+    }
+}
+
+impl Watcher for Watch {
+    /// Two looks at what the runtime's poller knows, and no system call when there is nothing; 1 for a ring.
+    fn poll_rung(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LinkEnd>> {
+        if let Poll::Ready(end) = self.peer.poll_ended(cx) {
+            return Poll::Ready(Err(end));
+        }
+        match &mut self.hung_up {
+            HungUp::No => match ready!(self.bell.poll_heard(cx)) {
+                Ok(Heard::Rung) => Poll::Ready(Ok(())),
+                Ok(Heard::End) => {
+                    self.hung_up = HungUp::Told;
+                    Poll::Ready(Ok(()))
+                }
+                Err(error) => Poll::Ready(Err(error.into())),
+            },
+            HungUp::Told => {
+                let mut grace = Box::pin(tokio::time::sleep(GRACE));
+                let over = grace.as_mut().poll(cx);
+                self.hung_up = HungUp::Grace(grace);
+                over.map(|()| Err(LinkEnd::Gone))
+            }
+            HungUp::Grace(grace) => grace.as_mut().poll(cx).map(|()| Err(LinkEnd::Gone)),
+        }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.bell.hang_up();
+    }
+}
+
+impl Peer {
+    /// Watches a process that is not our child.
+    pub(super) fn other(pidfd: OwnedFd) -> std::io::Result<Self> {
+        Ok(Peer::Other(poller::register(pidfd)?))
+    }
+
+    /// Ready when the process has ended.
+    fn poll_ended(&self, cx: &mut Context<'_>) -> Poll<LinkEnd> {
+        match self {
+            Peer::Child(child) => {
+                child.poll_ended(cx).map(|status| status.map_or(LinkEnd::Gone, exit::link_end))
+            }
+            Peer::Other(pidfd) => {
+                let _ready = ready!(pidfd.poll_read_ready(cx));
+                Poll::Ready(exit::status(pidfd).map_or(LinkEnd::Gone, exit::link_end))
+            }
+        }
+    }
+}
+
+/// How long a process may take to die after it closed its end. The link of a peer that let go without dying ends this much
+/// later.
+const GRACE: Duration = Duration::from_millis(20);
