@@ -1,0 +1,229 @@
+//! A host starts a cell.
+//!
+//! The cell inherits one end of a socketpair; [`LINK_VARIABLE`] tells it which descriptor that is and whose child it has to
+//! be. Everything else goes over that socket ([`handshake`]). The descriptor is close-on-exec in the host, so that no other
+//! process that the host starts at the same time gets it, and made inheritable in the child alone, between fork and exec.
+#![allow(unsafe_code)]
+
+use std::{
+    ffi::OsString,
+    io,
+    os::unix::{net::UnixStream, process::CommandExt},
+    process::{Command, ExitStatus, Stdio},
+    time::Duration,
+};
+
+use adjoin_shm_layout::{Geometry, GeometryError};
+use rustix::{
+    fd::{AsRawFd, OwnedFd},
+    io::{FdFlags, fcntl_dupfd_cloexec, fcntl_setfd},
+    process::{PidfdFlags, getpid, pidfd_open},
+};
+use tokio::time::timeout;
+
+use super::{
+    bell::Bell,
+    control::Control,
+    death::Peer,
+    handshake::{self, HandshakeError},
+    link,
+    process::{Either, Process, race},
+    stderr::Stderr,
+};
+use crate::{
+    link::{Parts, Role},
+    settings::Settings,
+};
+
+/// What becomes of the stderr of a cell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CellStderr {
+    /// It is shown on the host's stderr as it comes, and its end is part of the error if the cell does not come to serve.
+    #[default]
+    Forward,
+    /// It goes where the command says, by default to the host's stderr. Errors cannot quote it.
+    Inherit,
+    /// It goes nowhere.
+    Null,
+}
+
+/// Why a cell could not be started.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SpawnError {
+    /// A limit in the settings is out of bounds.
+    #[error("the settings are impossible")]
+    Settings(#[source] GeometryError),
+    /// The program could not be started at all.
+    #[error("{} could not be started", program.display())]
+    Start {
+        /// The program, as the command names it.
+        program: OsString,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The cell ended before it served.
+    #[error("the cell ended before it served ({status}){}", Quote(stderr))]
+    Exited {
+        /// How it ended.
+        status: ExitStatus,
+        /// The end of what it wrote to stderr.
+        stderr: String,
+    },
+    /// The cell did not come to serve in time. It was killed.
+    #[error("the cell did not serve within {after:?}{}", Quote(stderr))]
+    Timeout {
+        /// How long it was given: [`Settings::handshake_timeout`].
+        after: Duration,
+        /// The end of what it wrote to stderr.
+        stderr: String,
+    },
+    /// The cell runs, but the two did not agree. It was killed.
+    #[error("the cell did not attach{}", Quote(stderr))]
+    Handshake {
+        /// On what they did not agree.
+        #[source]
+        source: HandshakeError,
+        /// The end of what it wrote to stderr.
+        stderr: String,
+    },
+    /// The system refused what starting a cell needs.
+    #[error("the system refused what starting a cell needs")]
+    Io(#[from] io::Error),
+}
+
+/// What a cell wrote, as the end of a sentence.
+struct Quote<'a>(&'a str);
+
+impl std::fmt::Display for Quote<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let quote = self.0.trim_end();
+        if quote.is_empty() { Ok(()) } else { write!(f, "; its stderr ends with:\n{quote}") }
+    }
+}
+
+/// Starts a cell, and returns when it serves.
+///
+/// The process belongs to the returned [`Process`]: dropping that kills the cell.
+///
+/// # Errors
+///
+/// The moment it is clear that the cell will not serve. It has been killed then, if it ran at all, and reaped.
+///
+/// # Cancel safety
+///
+/// Dropped before it is done, it kills and reaps the cell.
+///
+/// # Panics
+///
+/// Outside of a tokio runtime with I/O and time enabled.
+pub(crate) async fn launch(
+    command: Command,
+    settings: &Settings,
+    stderr: CellStderr,
+) -> Result<(Parts, Process), SpawnError> {
+    let geometry = geometry(settings);
+    geometry.validate().map_err(SpawnError::Settings)?;
+    let host = pidfd_open(getpid(), PidfdFlags::NONBLOCK).map_err(io::Error::from)?;
+    let (socket, process, stderr) = start(command, stderr)?;
+    let control = Control::new(socket)?;
+    let shared = process.shared();
+    let agreed =
+        timeout(settings.handshake_timeout, race(handshake::host(&control, &geometry, host), shared.ended()));
+    let source = match agreed.await {
+        Ok(Either::Left(Ok(halves))) => {
+            let bell = Bell::new(control.into_socket());
+            match link::parts(halves, bell, Peer::Child(shared), Role::Acceptor, settings.waiting) {
+                Ok(parts) => {
+                    stderr.served();
+                    return Ok((parts, process));
+                }
+                Err(source) => source,
+            }
+        }
+        Ok(Either::Left(Err(source))) => source,
+        Ok(Either::Right(status)) => {
+            return Err(SpawnError::Exited { status: status?, stderr: stderr.tail().await });
+        }
+        Err(_) => {
+            end(&process).await?;
+            let stderr = stderr.tail().await;
+            return Err(SpawnError::Timeout { after: settings.handshake_timeout, stderr });
+        }
+    };
+    Err(failed(source, &process, stderr).await)
+}
+
+/// What to say of a handshake that failed: a cell that ends is said to have ended, since the socket tells of it first.
+async fn failed(source: HandshakeError, process: &Process, stderr: Stderr) -> SpawnError {
+    let ends = matches!(source, HandshakeError::Closed | HandshakeError::Refused(_));
+    if ends && let Ok(Ok(status)) = timeout(GRACE, process.wait()).await {
+        let stderr = stderr.tail().await;
+        return match source {
+            HandshakeError::Closed => SpawnError::Exited { status, stderr },
+            source => SpawnError::Handshake { source, stderr },
+        };
+    }
+    match end(process).await {
+        Ok(()) => SpawnError::Handshake { source, stderr: stderr.tail().await },
+        Err(error) => SpawnError::Io(error),
+    }
+}
+
+/// Kills the cell and waits for its end, so that the pump of its stderr ends too.
+async fn end(process: &Process) -> io::Result<()> {
+    process.kill()?;
+    process.wait().await.map(drop)
+}
+
+/// Starts the process with its end of the socket, and gives ours. Blocks for as long as the system takes to start a program.
+fn start(mut command: Command, stderr: CellStderr) -> Result<(UnixStream, Process, Stderr), SpawnError> {
+    let (ours, theirs) = UnixStream::pair()?;
+    // The child's own stdio is put at 0 to 2 before it execs; what it inherits must not be there.
+    let theirs = fcntl_dupfd_cloexec(&theirs, FIRST_FREE).map_err(io::Error::from)?;
+    command.env(LINK_VARIABLE, format!("{}:{}", theirs.as_raw_fd(), std::process::id()));
+    match stderr {
+        CellStderr::Forward => drop(command.stderr(Stdio::piped())),
+        CellStderr::Inherit => {}
+        CellStderr::Null => drop(command.stderr(Stdio::null())),
+    }
+    let mut child = spawn(&mut command, theirs)?;
+    // Not so under `Inherit`, where a pipe is the caller's.
+    let pipe = if stderr == CellStderr::Forward { child.stderr.take() } else { None };
+    let process = Process::new(child)?;
+    let stderr = Stderr::new(pipe, process.shared())?;
+    Ok((ours, process, stderr))
+}
+
+/// Forks and execs, with `theirs` inherited. The host's copy of it is closed, whatever comes of it.
+fn spawn(command: &mut Command, theirs: OwnedFd) -> Result<std::process::Child, SpawnError> {
+    let inherit = move || Ok(fcntl_setfd(&theirs, FdFlags::empty())?);
+    // SAFETY: in bounds and aligned, alone: the closure touches no memory but the descriptor's number that it owns. Alive:
+    // no mapping is involved. Between fork and exec it makes one system call and neither allocates nor locks, which is
+    // what `pre_exec` asks for; a failure is a number.
+    unsafe { command.pre_exec(inherit) };
+    command.spawn().map_err(|source| SpawnError::Start { program: command.get_program().to_owned(), source })
+}
+
+/// The limits of the segment, as the host sets them.
+fn geometry(settings: &Settings) -> Geometry {
+    Geometry {
+        ring_bytes: settings.ring_bytes,
+        channel_slots: settings.channel_slots,
+        max_payload_size: settings.max_payload_size,
+        initial_channel_credit: settings.initial_channel_credit,
+    }
+}
+
+/// Tells a cell of its link: the descriptor, a colon, the process id of the host.
+pub(super) const LINK_VARIABLE: &str = "ADJOIN_LINK";
+/// The first descriptor behind stdin, stdout and stderr.
+const FIRST_FREE: i32 = 3;
+/// How long a process may take to end after it closed its socket.
+const GRACE: Duration = Duration::from_millis(20);
+
+#[cfg(test)]
+#[path = "spawn_tests.rs"]
+mod tests;
