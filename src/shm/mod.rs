@@ -1,0 +1,59 @@
+//! Links over shared memory, on Linux: what makes a segment real.
+//!
+//! A segment is two memfds, one for each side to write (`adjoin_shm_layout` says what lies in them). This module makes
+//! them, hands them over, wakes the other side, and notices its death.
+//!
+//! | file | does |
+//! |---|---|
+//! | `segment`, `mapping`, `seals` | our half made and sealed, the peer's checked before it is mapped |
+//! | `control`, `handshake` | messages with descriptors over a socket; how two sides agree |
+//! | `spawn`, `process`, `stderr` | a host starts a cell, owns its process, and shows what it complains of |
+//! | `cell` | a cell finds its host |
+//! | `link` | two halves and a socket become a [`Parts`](crate::link::Parts) |
+//! | `sender`, `receiver`, `frame`, `credit`, `spin` | the parts of a link |
+//! | `bell`, `futex` | how sleepers are woken: a task by a byte on the socket, a thread by a futex |
+//! | `death`, `exit` | that the peer is gone, and how it ended |
+//! | `poller` | descriptors in the runtime's poller |
+//!
+//! # What a message costs
+//!
+//! Counted for a message that fits the ring, on links that are busy. System calls are made only for a peer that sleeps.
+//!
+//! | | sender | receiver |
+//! |---|---|---|
+//! | system calls | none; 1 for each kind of sleeper (futex, bell) if the peer sleeps | none; 1 to sleep on the futex, or 1 to take a bell in |
+//! | copies | 1: the encoding, straight into the ring | 1: out of the ring, into memory that is used again |
+//! | fences | 1 SeqCst for each `publish`, however many messages | 1 SeqCst for each time that room is given back, and 1 for each sleep |
+//! | locks | none here; the caller's around the sender | none here; the caller's around the receiver |
+//! | allocations | none | none, once its memory has grown to the longest message |
+
+mod bell;
+mod cell;
+mod control;
+mod credit;
+mod death;
+mod exit;
+mod frame;
+mod futex;
+mod handshake;
+mod link;
+mod mapping;
+mod poller;
+mod process;
+mod receiver;
+mod seals;
+mod segment;
+mod sender;
+mod spawn;
+mod spin;
+mod stderr;
+
+pub use cell::AttachError;
+pub use handshake::{HandshakeError, PeerRefusal, SegmentLimit};
+pub use seals::Seal;
+pub use segment::SegmentError;
+pub use spawn::{CellStderr, SpawnError};
+
+pub(crate) use cell::attach;
+pub(crate) use process::Process;
+pub(crate) use spawn::launch;

@@ -1,0 +1,244 @@
+//! The receiving end: frames copied out of the ring, checked, and handed on; and how to wait for them.
+//!
+//! # Waiting
+//!
+//! Three ways, each for another kind of caller, and one of them at a time, since whoever waits holds the receiver:
+//!
+//! - the driver's task in [`poll_receive`](Receiver::poll_receive): spins in slices, then sleeps on the bell;
+//! - a thread in [`spin`](Receiver::spin) and [`sleep`](Receiver::sleep): spins, then sleeps on the futex;
+//! - nobody, after [`hand_back`](Receiver::hand_back): the driver's task is asleep on the bell again.
+//!
+//! Before each sleep comes the last look of `adjoin_shm_layout`'s park protocol, behind the announcement. The ring in is
+//! looked at here. Room in the ring out and credit are not this object's to look at: while anybody waits for those, an
+//! announcement is followed by an early return with nothing, once, so that the caller looks.
+
+use std::{
+    sync::Arc,
+    task::{Context, Poll},
+    time::Instant,
+};
+
+use adjoin_shm_layout::{Corrupt, Mode, Parked, RingReader};
+
+use super::{
+    frame, futex,
+    link::{Mapped, Shared},
+    spin::{Spin, Spun},
+};
+use crate::{
+    error::LinkEnd,
+    link::{ChannelRef, Receiver, Sink},
+    settings::Waiting,
+};
+
+/// The consumer of the ring in.
+#[derive(Debug)]
+pub(super) struct ShmReceiver {
+    reader: RingReader<Mapped>,
+    shared: Arc<Shared>,
+    spin: Spin,
+    /// The sleep that is announced, and how.
+    announced: Option<(Mode, Parked)>,
+    /// The local word when it was last looked at: an interrupt since then ends the next sleep at once.
+    local_seen: u32,
+    /// The body of the frame at hand, and its channels: memory that is used again.
+    body: Vec<u8>,
+    channels: Vec<ChannelRef>,
+    /// What ended the link; everything behind it is not to be trusted.
+    ended: Option<LinkEnd>,
+}
+
+impl ShmReceiver {
+    pub(super) fn new(reader: RingReader<Mapped>, shared: Arc<Shared>, waiting: Waiting) -> Self {
+        ShmReceiver {
+            reader,
+            local_seen: shared.local.seen(),
+            shared,
+            spin: Spin::new(waiting),
+            announced: None,
+            body: Vec::new(),
+            channels: Vec::new(),
+            ended: None,
+        }
+    }
+
+    /// Takes one frame out of the ring and hands it on. `None`: there is none. Else whether `sink` wants more.
+    ///
+    /// One copy; no allocation, once the memory has grown to the longest frame.
+    fn take(&mut self, sink: &mut dyn Sink) -> Result<Option<bool>, LinkEnd> {
+        let Some(frame) = self.reader.next_frame().map_err(frame::corrupt)? else {
+            return Ok(None);
+        };
+        let (tag, len) = (frame.tag(), frame.len());
+        if self.body.len() < len {
+            self.body.resize(len.next_power_of_two(), 0);
+        }
+        let body = self.body.get_mut(..len).unwrap_or_default();
+        frame.copy_to(0, body);
+        frame.release();
+        // A batch may be longer than the ring: the peer gets its room back while it is handed on.
+        if self.reader.should_publish() {
+            self.shared.wake(self.reader.publish_consumed());
+        }
+        Ok(Some(sink.message(frame::parse(tag, body, &mut self.channels)?)))
+    }
+
+    /// Whether messages are there.
+    fn arrived(&mut self) -> Result<bool, LinkEnd> {
+        self.reader.is_empty().map(|empty| !empty).map_err(frame::corrupt)
+    }
+
+    /// Gives all room back to the peer. When nothing is left to read: a peer that waits for it must not wait for our sleep.
+    fn give_back(&mut self) {
+        self.shared.wake(self.reader.publish_consumed());
+    }
+
+    /// Announces a sleep, if it is not yet. True: look at everything once more. False: it was looked at behind the
+    /// announcement already.
+    fn announce(&mut self, mode: Mode) -> bool {
+        if self.announced.as_ref().is_some_and(|(announced, _)| *announced == mode) {
+            return false;
+        }
+        self.withdraw();
+        self.announced = Some((mode, self.shared.park.prepare(mode)));
+        self.spin.sleeps();
+        true
+    }
+
+    /// Takes the announcement back: this side is awake, the peer need not make system calls for it.
+    fn withdraw(&mut self) {
+        if let Some((_, parked)) = self.announced.take() {
+            self.shared.park.unpark(parked);
+        }
+    }
+
+    /// Remembers what ended the link.
+    fn end(&mut self, end: LinkEnd) -> LinkEnd {
+        self.ended.insert(end).clone()
+    }
+
+    /// Spins in place, with no sleep announced.
+    fn spin_with(
+        &mut self,
+        spin: impl FnOnce(&mut Spin, &mut RingReader<Mapped>) -> Result<Spun, Corrupt>,
+    ) -> Result<Spun, LinkEnd> {
+        if self.shared.take_expectation() {
+            self.spin.expect();
+        }
+        if self.spin.pays() {
+            self.withdraw();
+        }
+        spin(&mut self.spin, &mut self.reader).map_err(|corrupt| self.end(frame::corrupt(corrupt)))
+    }
+
+    /// Nothing had arrived: spins a little, or goes to sleep. `None`: something is there now.
+    fn wait(&mut self, cx: &mut Context<'_>) -> Result<Option<Poll<usize>>, LinkEnd> {
+        match self.spin_with(|spin, reader| spin.slice(|| reader.is_empty().map(|empty| !empty)))? {
+            Spun::Arrived => return Ok(None),
+            Spun::Again => {
+                cx.waker().wake_by_ref();
+                return Ok(Some(Poll::Pending));
+            }
+            Spun::Exhausted => {}
+        }
+        if !self.announce(Mode::Bell) {
+            return Ok(Some(Poll::Pending));
+        }
+        if self.arrived()? {
+            return Ok(None);
+        }
+        Ok(Some(if self.shared.waiters.any() { Poll::Ready(0) } else { Poll::Pending }))
+    }
+}
+
+impl Receiver for ShmReceiver {
+    /// No system call but to wake a peer that waits for room.
+    fn drain(&mut self, sink: &mut dyn Sink) -> Result<usize, LinkEnd> {
+        if let Some(end) = &self.ended {
+            return Err(end.clone());
+        }
+        let mut taken = 0;
+        while taken < BATCH {
+            match self.take(sink) {
+                Ok(None) => break,
+                Ok(Some(more)) => {
+                    taken += 1;
+                    if !more {
+                        break;
+                    }
+                }
+                Err(end) => {
+                    let end = self.end(end);
+                    // What came before was handed out: that is said first.
+                    return if taken == 0 { Err(end) } else { Ok(taken) };
+                }
+            }
+        }
+        if taken > 0 {
+            self.withdraw();
+            self.spin.busy();
+        }
+        Ok(taken)
+    }
+
+    /// As [`drain`](Receiver::drain). `Ready(Ok(0))` means that somebody waits for room or credit, and has to look once more
+    /// now that this side is about to sleep.
+    fn poll_receive(&mut self, cx: &mut Context<'_>, sink: &mut dyn Sink) -> Poll<Result<usize, LinkEnd>> {
+        let taken = self.drain(sink)?;
+        if taken > 0 {
+            return Poll::Ready(Ok(taken));
+        }
+        self.give_back();
+        match self.wait(cx)? {
+            Some(waits) => waits.map(Ok),
+            None => Poll::Ready(self.drain(sink)),
+        }
+    }
+
+    fn asleep(&self) -> bool {
+        self.announced.is_some()
+    }
+
+    fn spin(&mut self) -> bool {
+        self.give_back();
+        let spun = self.spin_with(|spin, reader| spin.long(|| reader.is_empty().map(|empty| !empty)));
+        // What is wrong with the ring is told by the drain that follows.
+        !matches!(spun, Ok(Spun::Again | Spun::Exhausted))
+    }
+
+    /// One system call, or two with a deadline.
+    fn sleep(&mut self, deadline: Option<Instant>) -> Result<bool, LinkEnd> {
+        self.give_back();
+        if self.spin.forever() {
+            return Ok(true);
+        }
+        let look = self.announce(Mode::Futex);
+        if self.arrived()? {
+            self.withdraw();
+            return Ok(true);
+        }
+        if look && self.shared.waiters.any() {
+            return Ok(true);
+        }
+        if let Some((_, parked)) = &self.announced {
+            let peer = (self.shared.park.peer_wake_word(), parked.seen());
+            futex::wait_both(peer, (&self.shared.local, self.local_seen), deadline)
+                .map_err(std::io::Error::from)?;
+        }
+        self.local_seen = self.shared.local.seen();
+        self.withdraw();
+        Ok(true)
+    }
+
+    fn hand_back(&mut self) -> bool {
+        self.give_back();
+        if !self.spin.forever() {
+            self.announce(Mode::Bell);
+        }
+        // What is wrong with the ring is for the driver to find.
+        self.arrived().unwrap_or(true) || self.shared.waiters.any()
+    }
+}
+
+/// Messages that one drain hands out at most, so that others of the runtime get their turn.
+const BATCH: usize = 256;

@@ -1,0 +1,227 @@
+//! How long to spin before sleeping.
+//!
+//! A wake-up costs tens of microseconds where a CPU has to be woken for it; a message that comes within that time is
+//! better waited for by looking. A message that comes later is not, and nothing announces which it will be. So this goes
+//! by experience: an **idle stretch** begins with the first look that finds nothing, and ends with the next message.
+//!
+//! | a stretch that ended | the next one is spun through |
+//! |---|---|
+//! | while it was spun through | for [`LONGEST`] at most |
+//! | in sleep, but within [`PAYS`]: spinning would have caught it, had there been any | for [`LONGEST`] at most |
+//! | in sleep, after that | for half as long as this one, and not at all below [`SHORTEST`] |
+//! | with one more message of ours, and no answer to the last | likewise |
+//!
+//! So a link whose messages are far apart learns within five of them not to spin, and needs no probing to learn the opposite:
+//! sleeping tells the time too. Within one stretch the budget is spent once, so that an idle link costs no CPU. A message
+//! that this side sends starts a new stretch, since an answer may come soon; one that only ever sends learns that none does.
+//!
+//! The clock is read once for every [`LOOKS`] looks, and once for each sleep.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use crate::settings::Waiting;
+
+/// The experience of one side of a link.
+#[derive(Debug)]
+pub(super) struct Spin {
+    waiting: Waiting,
+    /// For how long a stretch may be spun through.
+    budget: Duration,
+    stretch: Stretch,
+    /// Whether the stretch began with a message of this side, and no answer to it.
+    asked: bool,
+}
+
+/// The idle stretch that lasts.
+#[derive(Clone, Copy, Debug)]
+enum Stretch {
+    /// Messages are coming.
+    Busy,
+    /// Nothing was there at this time, and there has been no sleep since.
+    Awake(Instant),
+    /// As before, but the budget is spent and there was a sleep.
+    Slept(Instant),
+}
+
+/// What came of spinning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Spun {
+    /// What was waited for is there.
+    Arrived,
+    /// Not yet. There is time left to spin.
+    Again,
+    /// Not yet. It is time to sleep.
+    Exhausted,
+}
+
+impl Spin {
+    pub(super) fn new(waiting: Waiting) -> Self {
+        // On one CPU the peer does not run while this side spins.
+        let alone = thread::available_parallelism().is_ok_and(|cpus| cpus.get() == 1);
+        Spin::with(if alone && waiting == Waiting::Adaptive { Waiting::Sleep } else { waiting })
+    }
+
+    fn with(waiting: Waiting) -> Self {
+        Spin { waiting, budget: LONGEST, stretch: Stretch::Busy, asked: false }
+    }
+
+    /// Whether this side never sleeps.
+    pub(super) fn forever(&self) -> bool {
+        self.waiting == Waiting::Spin
+    }
+
+    /// Whether the next spin is one.
+    pub(super) fn pays(&self) -> bool {
+        match self.waiting {
+            Waiting::Spin => true,
+            Waiting::Sleep => false,
+            Waiting::Adaptive => !self.budget.is_zero() && !matches!(self.stretch, Stretch::Slept(_)),
+        }
+    }
+
+    /// Ends the stretch: a message is there.
+    pub(super) fn busy(&mut self) {
+        self.asked = false;
+        match std::mem::replace(&mut self.stretch, Stretch::Busy) {
+            Stretch::Busy => {}
+            Stretch::Awake(_) => self.budget = LONGEST,
+            Stretch::Slept(since) if since.elapsed() <= PAYS => self.budget = LONGEST,
+            Stretch::Slept(_) => self.disappointed(),
+        }
+    }
+
+    /// Starts a new stretch: this side has sent something that may be answered soon.
+    pub(super) fn expect(&mut self) {
+        if std::mem::replace(&mut self.asked, true) {
+            self.disappointed();
+        }
+        self.stretch = Stretch::Busy;
+    }
+
+    fn disappointed(&mut self) {
+        let half = self.budget / 2;
+        self.budget = if half < SHORTEST { Duration::ZERO } else { half };
+    }
+
+    /// This side goes to sleep.
+    pub(super) fn sleeps(&mut self) {
+        if let Stretch::Awake(since) = self.stretch {
+            self.stretch = Stretch::Slept(since);
+        }
+    }
+
+    /// Looks for at most [`SLICE`], so that other tasks of the runtime run in between. No system call.
+    pub(super) fn slice<E>(&mut self, look: impl FnMut() -> Result<bool, E>) -> Result<Spun, E> {
+        self.spin(SLICE, look)
+    }
+
+    /// Looks for as long as it pays, on a thread that has nothing else to do. No system call.
+    pub(super) fn long<E>(&mut self, look: impl FnMut() -> Result<bool, E>) -> Result<Spun, E> {
+        self.spin(LONGEST, look)
+    }
+
+    fn spin<E>(&mut self, most: Duration, mut look: impl FnMut() -> Result<bool, E>) -> Result<Spun, E> {
+        if self.waiting == Waiting::Sleep {
+            return Ok(Spun::Exhausted);
+        }
+        if matches!(self.stretch, Stretch::Slept(_)) {
+            return Ok(Spun::Exhausted);
+        }
+        let start = Instant::now();
+        let since = if let Stretch::Awake(since) = self.stretch { since } else { start };
+        self.stretch = Stretch::Awake(since);
+        let over = |now: Instant| !self.forever() && now.duration_since(since) >= self.budget;
+        if over(start) {
+            return Ok(Spun::Exhausted);
+        }
+        loop {
+            for _ in 0..LOOKS {
+                if look()? {
+                    return Ok(Spun::Arrived);
+                }
+                std::hint::spin_loop();
+            }
+            let now = Instant::now();
+            if over(now) {
+                return Ok(Spun::Exhausted);
+            }
+            if now.duration_since(start) >= most {
+                return Ok(Spun::Again);
+            }
+        }
+    }
+}
+
+/// The longest time to spin in one stretch: about two wake-ups of a halted CPU.
+const LONGEST: Duration = Duration::from_micros(50);
+/// Below this a budget is not worth its cost.
+const SHORTEST: Duration = Duration::from_micros(3);
+/// A stretch that ends in sleep within this time would have been worth spinning through: [`LONGEST`], and what the wake-up
+/// took.
+const PAYS: Duration = Duration::from_micros(100);
+/// The longest time to spin in one poll of a task.
+const SLICE: Duration = Duration::from_micros(3);
+/// Looks for each look at the clock: about half a microsecond.
+const LOOKS: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use super::*;
+
+    fn nothing() -> Result<bool, Infallible> {
+        Ok(false)
+    }
+
+    /// An idle stretch that ends in sleep, so long ago.
+    fn sleep_for(spin: &mut Spin, time: Duration) {
+        while spin.slice(nothing) == Ok(Spun::Again) {}
+        spin.stretch = Stretch::Slept(Instant::now().checked_sub(time).unwrap());
+        spin.busy();
+    }
+
+    #[test]
+    fn a_budget_is_spent_once_in_a_stretch() {
+        let mut spin = Spin::with(Waiting::Adaptive);
+        while spin.slice(nothing) == Ok(Spun::Again) {}
+        spin.sleeps();
+        assert_eq!(spin.slice(|| -> Result<bool, Infallible> { panic!("spun twice") }), Ok(Spun::Exhausted));
+        spin.expect();
+        assert_eq!(spin.slice(|| Ok::<_, Infallible>(true)), Ok(Spun::Arrived));
+    }
+
+    #[test]
+    fn a_side_that_sends_without_being_answered_stops_to_spin() {
+        let mut spin = Spin::with(Waiting::Adaptive);
+        for _ in 0..6 {
+            assert!(spin.pays());
+            spin.expect();
+        }
+        assert!(!spin.pays());
+    }
+
+    #[test]
+    fn long_sleeps_end_the_spinning_and_a_short_one_starts_it_again() {
+        let mut spin = Spin::with(Waiting::Adaptive);
+        for _ in 0..5 {
+            sleep_for(&mut spin, Duration::from_millis(1));
+        }
+        assert_eq!(spin.budget, Duration::ZERO);
+        sleep_for(&mut spin, Duration::ZERO);
+        assert_eq!(spin.budget, LONGEST);
+    }
+
+    #[test]
+    fn a_side_that_sleeps_never_looks_and_one_that_spins_never_stops() {
+        let mut sleeper = Spin::with(Waiting::Sleep);
+        assert_eq!(sleeper.slice(|| -> Result<bool, Infallible> { panic!("spun") }), Ok(Spun::Exhausted));
+        let mut spinner = Spin::with(Waiting::Spin);
+        for _ in 0..100 {
+            assert_eq!(spinner.slice(nothing), Ok(Spun::Again));
+        }
+    }
+}
