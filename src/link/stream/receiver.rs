@@ -1,12 +1,16 @@
 //! The receiving half: reads what there is, and hands it out message by message.
 
 use std::{
+    future::poll_fn,
     io,
-    pin::Pin,
-    task::{Context, Poll},
+    pin::{Pin, pin},
+    task::{Context, Poll, Waker, ready},
 };
 
-use tokio::io::{AsyncRead, ReadBuf};
+use tokio::{
+    io::{AsyncRead, ReadBuf},
+    task::unconstrained,
+};
 
 use super::end_of;
 use crate::{
@@ -108,45 +112,53 @@ fn in_place(violation: Violation, greeted: bool) -> Violation {
     }
 }
 
-impl<R: AsyncRead + Unpin + Send> Receiver for StreamReceiver<R> {
-    /// Whole messages that have been read: the driver alone reads.
-    fn drain(&mut self, sink: &mut dyn Sink) -> Result<usize, LinkEnd> {
-        self.lent = true;
-        self.hand_out(sink)
-    }
-
-    fn poll_receive(&mut self, cx: &mut Context<'_>, sink: &mut dyn Sink) -> Poll<Result<usize, LinkEnd>> {
+impl<R: AsyncRead + Unpin> StreamReceiver<R> {
+    /// Hands out what has been read, and if that is nothing, reads.
+    fn receive(&mut self, cx: &mut Context<'_>, sink: &mut dyn Sink) -> Poll<Result<usize, LinkEnd>> {
         loop {
             let count = self.hand_out(sink)?;
             if count > 0 {
                 return Poll::Ready(Ok(count));
             }
             let mut room = ReadBuf::new(self.deframer.room());
-            match Pin::new(&mut self.reader).poll_read(cx, &mut room) {
-                Poll::Ready(Ok(())) => {
+            match ready!(Pin::new(&mut self.reader).poll_read(cx, &mut room)) {
+                Ok(()) if room.filled().is_empty() => self.ended = Some(LinkEnd::Gone),
+                Ok(()) => {
                     let len = room.filled().len();
                     self.deframer.arrived(len);
-                    if len == 0 {
-                        self.ended = Some(LinkEnd::Gone);
-                    }
                 }
-                Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
-                Poll::Ready(Err(error)) => self.ended = Some(end_of(error)),
-                Poll::Pending => {
-                    if self.spins {
-                        cx.waker().wake_by_ref();
-                    }
-                    return Poll::Pending;
-                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => self.ended = Some(end_of(error)),
             }
         }
+    }
+}
+
+impl<R: AsyncRead + Unpin + Send> Receiver for StreamReceiver<R> {
+    /// Reads without leaving a waker behind, and thereby takes away the driver's: see `hand_back`.
+    fn drain(&mut self, sink: &mut dyn Sink) -> Result<usize, LinkEnd> {
+        self.lent = true;
+        // Unconstrained: a task whose budget is spent would be told that nothing is there.
+        let receive = pin!(unconstrained(poll_fn(|cx| self.receive(cx, sink))));
+        match receive.poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(received) => received,
+            Poll::Pending => Ok(0),
+        }
+    }
+
+    fn poll_receive(&mut self, cx: &mut Context<'_>, sink: &mut dyn Sink) -> Poll<Result<usize, LinkEnd>> {
+        let received = self.receive(cx, sink);
+        if received.is_pending() && self.spins {
+            cx.waker().wake_by_ref();
+        }
+        received
     }
 
     fn asleep(&self) -> bool {
         !self.spins
     }
 
-    /// The driver's wake-up may have come while the role was lent, and is spent then.
+    /// The driver's waker was taken away while the role was lent.
     fn hand_back(&mut self) -> bool {
         std::mem::take(&mut self.lent)
     }

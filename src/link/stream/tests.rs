@@ -13,6 +13,7 @@ use super::*;
 use crate::{
     link::{
         Publish, SendFault,
+        codec::message_limit,
         frame::push_frame,
         testing::{Collector, DATA, Raw, message},
     },
@@ -237,6 +238,17 @@ async fn a_sink_that_says_stop_and_a_full_batch_keep_the_rest() {
     let mut sink = Collector::all();
     assert_eq!(parts.receive(&mut sink).await.expect("a batch is there"), BATCH);
     assert_eq!(parts.receiver.drain(&mut sink).expect("the rest is buffered"), count - 3 - BATCH);
+}
+
+#[tokio::test]
+async fn whoever_borrows_the_receive_role_reads_what_has_arrived() {
+    let (mut peer, mut parts) = greeted(4096, &Settings::default()).await;
+    let mut sink = Collector::all();
+    assert_eq!(parts.receiver.drain(&mut sink).expect("the link lives"), 0);
+    peer.write_all(&frames(&[(DATA, &[1])])).await.expect("it fits");
+    drop(peer);
+    assert_eq!(parts.receiver.drain(&mut sink).expect("one is there"), 1);
+    assert!(matches!(parts.receiver.drain(&mut sink), Err(LinkEnd::Gone)));
     assert!(parts.receiver.hand_back());
     assert!(!parts.receiver.hand_back());
 }
@@ -280,14 +292,10 @@ async fn a_message_longer_than_the_buffer_passes_and_one_beyond_the_limit_does_n
     b.receive(&mut sink).await.expect("it is there");
     assert_eq!(sink.messages, [message(&DATA, &longest)]);
 
-    let beyond = vec![7; message_limit()];
+    let beyond = vec![7; message_limit(300_000)];
     let refused = a.sender.send(&DATA, &mut Raw(&beyond));
     assert!(matches!(refused, Err(SendFault::TooLarge { limit, .. }) if limit == beyond.len()));
     assert!(a.sender.has_room().expect("the link lives"));
-
-    fn message_limit() -> usize {
-        crate::link::codec::message_limit(300_000)
-    }
 }
 
 #[tokio::test]
