@@ -1,1 +1,2 @@
-//! Loom models of adjoin-shm-layout; run with `RUSTFLAGS="--cfg loom" cargo test -p adjoin-loom-tests --release`.
+//! Loom models of adjoin-shm-layout; run with `RUSTFLAGS="--cfg loom" cargo test -p adjoin-loom-tests
+//! --release`.

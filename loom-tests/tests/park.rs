@@ -31,6 +31,11 @@ fn send(side: &mut Side, others: &Sleepers, byte: u8) {
     others.carry_out(side.writer.publish());
 }
 
+/// The last look and the sleep against one frame.
+///
+/// Seen to fail without the fence in `RingWriter::publish`, without the fence in `Park::prepare`, with either
+/// of them AcqRel, with the wake word read behind the fence of `prepare`, and without the bump of the wake
+/// word.
 #[test]
 fn a_reader_that_parks_is_woken() {
     loom::model(|| {
@@ -45,7 +50,10 @@ fn a_reader_that_parks_is_woken() {
     });
 }
 
-/// The second sleep meets what the first left behind: a wake word that was bumped, a `parked` that may be read late.
+/// The second sleep meets what the first left behind: a wake word that was bumped, a `parked` that may be
+/// read late.
+///
+/// Seen to fail as the model above.
 #[test]
 fn a_reader_that_parks_again_is_woken_again() {
     bounded(4, || {
@@ -65,6 +73,9 @@ fn a_reader_that_parks_again_is_woken_again() {
 }
 
 /// Each side answers the other, so that both have to sleep and both have to wake.
+///
+/// Seen to fail without the fence in `publish` or in `prepare`, with either of them AcqRel, and without the
+/// bump.
 #[test]
 fn two_sides_that_park_wake_each_other() {
     loom::model(|| {
@@ -84,6 +95,8 @@ fn two_sides_that_park_wake_each_other() {
 }
 
 /// Both send at once, and then both wait.
+///
+/// Seen to fail as the model above.
 #[test]
 fn two_sides_that_send_at_once_and_park_wake_each_other() {
     loom::model(|| {
@@ -102,8 +115,10 @@ fn two_sides_that_send_at_once_and_park_wake_each_other() {
     });
 }
 
-/// One thread of a side sleeps on the futex, while a task of the same side announces a sleep on the bell and gives it up.
-/// With a flag in place of the count, the task would hide the thread.
+/// One thread of a side sleeps on the futex, while a task of the same side announces a sleep on the bell and
+/// gives it up. With a flag in place of the count, the task would hide the thread.
+///
+/// Seen to fail with `parked` as a flag, stored 1 and 0.
 #[test]
 fn a_sleeper_is_not_hidden_by_another_that_gives_up() {
     loom::model(|| {
@@ -141,6 +156,10 @@ fn free_one(side: &mut Side, others: &Sleepers) {
     others.carry_out(side.reader.publish_consumed());
 }
 
+/// The sender sleeps itself.
+///
+/// Seen to fail without the fence in `RingReader::publish_consumed`, with that fence AcqRel, without the
+/// fence in `prepare`, and with Relaxed at either access of `consumed`.
 #[test]
 fn a_starved_sender_that_parks_is_woken_by_the_reader() {
     loom::model(|| {
@@ -164,6 +183,8 @@ fn a_starved_sender_that_parks_is_woken_by_the_reader() {
 }
 
 /// The driver of a side sleeps on the bell already when a sender of the same side finds the ring full.
+///
+/// Seen to fail without the fence in `Park::starve`, and without the one in `publish_consumed`.
 #[test]
 fn a_starved_sender_beside_a_parked_driver_is_woken_by_the_reader() {
     loom::model(|| {
@@ -185,6 +206,8 @@ fn a_starved_sender_beside_a_parked_driver_is_woken_by_the_reader() {
 }
 
 /// Two senders wait for room: the one that is served first does not hide the other.
+///
+/// Seen to fail with `starved` as a flag, stored 1 and 0.
 #[test]
 fn a_starved_sender_is_not_hidden_by_another_that_is_sated() {
     loom::model(|| {
@@ -213,14 +236,15 @@ fn a_starved_sender_is_not_hidden_by_another_that_is_sated() {
     });
 }
 
-/// Two threads of one side publish at once, one of them under the lock of the writer, the other as a reader that frees
-/// room. Both may bump the wake word; neither bump is lost, and the sleeper gets both.
+/// Two threads of one side wake at once: a reader that frees room, and a writer that sends twice. If the bump
+/// were a load and a store, the reader's could take the word back to what the sleeper has seen, between its
+/// look and its sleep.
+///
+/// Seen to fail with a load and a store in place of the `fetch_add` of the wake word.
 #[test]
 fn two_threads_that_wake_at_once_lose_no_bump() {
     bounded(3, || {
-        let (mut here, there) = pair(16, 2);
-        assert!(try_send(&mut here.writer, 1, 0) && try_send(&mut here.writer, 2, 0));
-        let _ = here.writer.publish();
+        let (mut here, there) = full();
         let sleepers = Arc::new(Sleepers::new());
         let (mut reader, mut writer) = (there.reader, there.writer);
         let reading = thread::spawn({
@@ -233,20 +257,15 @@ fn two_threads_that_wake_at_once_lose_no_bump() {
         let sending = thread::spawn({
             let sleepers = sleepers.clone();
             move || {
-                assert!(try_send(&mut writer, 7, 0));
-                sleepers.carry_out(writer.publish());
+                for byte in [7, 8] {
+                    assert!(try_send(&mut writer, byte, 0));
+                    sleepers.carry_out(writer.publish());
+                }
             }
         });
         let starved = here.park.starve();
-        let (mut sent, mut received) = (false, false);
-        while !(sent && received) {
-            let parked = here.park.prepare(Mode::Futex);
-            sent = sent || try_send(&mut here.writer, 3, 0);
-            received = received || here.reader.next_frame().unwrap().map(|frame| take(frame, 7, 0)).is_some();
-            if !(sent && received) {
-                sleepers.sleep_on_futex(&here.park, &parked);
-            }
-            here.park.unpark(parked);
+        for byte in [7, 8] {
+            receive(&mut here, &sleepers, byte);
         }
         here.park.sate(starved);
         reading.join().unwrap();

@@ -7,8 +7,12 @@ use adjoin_shm_layout::model::pair;
 use common::{take, try_send};
 use loom::thread;
 
-/// A ring of four granules, and frames of one, two and two: the third finds the ring full, needs a pad, and overwrites the
-/// first two. The reader finds the ring empty in between, and gives room back frame by frame.
+/// A ring of four granules, and frames of one, two and two: the third finds the ring full, needs a pad, and
+/// overwrites the first two. The reader finds the ring empty in between, and gives room back frame by frame.
+///
+/// Seen to fail with Relaxed in place of: the Release store of `head` in `RingWriter::publish`, its Acquire
+/// load in `RingReader::refresh`, the Release store of `consumed` in `publish_consumed`, its Acquire load in
+/// `RingWriter::refresh`.
 #[test]
 fn a_frame_is_read_whole_and_in_order_across_the_wrap() {
     const FRAMES: [(u8, usize); 3] = [(1, 0), (2, 8), (3, 8)];
@@ -36,6 +40,8 @@ fn a_frame_is_read_whole_and_in_order_across_the_wrap() {
 }
 
 /// Two frames in one batch fill the ring, twice: the reader sees both or none, and gives back both at once.
+///
+/// Seen to fail with the same four weakened.
 #[test]
 fn a_batch_is_published_and_given_back_at_once() {
     loom::model(|| {

@@ -10,7 +10,8 @@ pub(crate) type Side = adjoin_shm_layout::Attached<ModelHalves>;
 
 /// What the sleepers of one side sleep on: the futex at the peer's wake word, and their bell.
 ///
-/// Whoever sleeps when nobody is left to wake it is a deadlock, which loom reports: a lost wake-up fails the model.
+/// Whoever sleeps when nobody is left to wake it is a deadlock, which loom reports: a lost wake-up fails the
+/// model.
 pub(crate) struct Sleepers {
     bell: Mutex<bool>,
     woken: Condvar,
@@ -22,7 +23,8 @@ impl Sleepers {
         Self { bell: Mutex::new(false), woken: Condvar::new() }
     }
 
-    /// Sleeps, as the kernel does it: not at all when the wake word has changed, which is compared under its lock.
+    /// Sleeps, as the kernel does it: not at all when the wake word has changed, which is compared under its
+    /// lock.
     pub(crate) fn sleep_on_futex(&self, park: &Park<ModelHalves>, parked: &Parked) {
         let guard = self.lock();
         if !park.woken(parked) {
@@ -53,8 +55,8 @@ impl Sleepers {
     }
 }
 
-/// Runs a model that is too large to be explored whole: no more than `preemptions` switches away from a thread that
-/// could go on, and all that there are at waits.
+/// Runs a model that is too large to be explored whole: no more than `preemptions` switches away from a
+/// thread that could go on, and all that there are at waits.
 pub(crate) fn bounded(preemptions: usize, model: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(preemptions);
