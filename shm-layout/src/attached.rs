@@ -19,8 +19,8 @@ pub enum Side {
 
 /// One side of a link, in parts that different threads can own.
 ///
-/// There is one writer and one reader of a pair of halves, by construction: `attach` takes the halves, and neither part can
-/// be cloned.
+/// There is one writer and one reader of a pair of halves, by construction: `attach` takes the halves, and
+/// neither part can be cloned.
 #[derive(Debug)]
 pub struct Attached<H> {
     /// The producer of the ring out.

@@ -1,4 +1,5 @@
-//! The two halves of a segment, as typed parts: what the algorithms run on, be it a mapping or a model's heap.
+//! The two halves of a segment, as typed parts: what the algorithms run on, be it a mapping or a model's
+//! heap.
 
 use crate::layout::channel::ChannelEntry;
 use crate::layout::endpoint::Endpoint;

@@ -1,7 +1,7 @@
 //! What lies inside an adjoin segment, and the lock-free algorithms on it.
 //!
-//! No system call, no runtime, no thread, and no allocation once a link is attached. Where the memory comes from, and what
-//! a sleep is, is the business of the layer above.
+//! No system call, no runtime, no thread, and no allocation once a link is attached. Where the memory comes
+//! from, and what a sleep is, is the business of the layer above.
 //!
 //! # A segment is two halves
 //!
@@ -18,27 +18,29 @@
 //!    +------------------------------------------------+   +------------------------------------------------+
 //! ```
 //!
-//! Every shared word has one writing process, and the kernel enforces it. So nothing is read-modified-written between
-//! processes, and what a peer can corrupt is what it says, never what we remember.
+//! Every shared word has one writing process, and the kernel enforces it. So nothing is read-modified-written
+//! between processes, and what a peer can corrupt is what it says, never what we remember.
 //!
 //! # Trust
 //!
-//! None. What is read from the peer's half is read once, into private memory, and checked before it is used. A wrong value
-//! is a [`Corrupt`] or a [`LayoutError`] that names the field; it is never a panic, an endless loop, or an access out of
-//! bounds. There is no `&mut T` and no `&[u8]` into the peer's half: bytes are copied out. No method of this crate writes
-//! there, which the types see to.
+//! None. What is read from the peer's half is read once, into private memory, and checked before it is used.
+//! A wrong value is a [`Corrupt`] or a [`LayoutError`] that names the field; it is never a panic, an endless
+//! loop, or an access out of bounds. There is no `&mut T` and no `&[u8]` into the peer's half: bytes are
+//! copied out. No method of this crate writes there, which the types see to.
 //!
 //! # The layout
 //!
-//! Offsets of fields, and of the regions for [`Geometry::default`]. A test compares this table with what the compiler says.
+//! Offsets of fields, and of the regions for [`Geometry::default`]. A test compares this table with what the
+//! compiler says.
 //!
 #![doc = include_str!("layout/table.md")]
 //!
 //! # Reading order
 //!
-//! `layout/` is bytes: types, offsets, assertions. `algo/` is behaviour: `ring.rs`, `park.rs` and `credit.rs` tell their
-//! protocols in words. `view.rs` makes typed parts of a mapping, `halves.rs` is what the algorithms see of them, and
-//! `sync.rs` is where the atomics come from. [`Attached`] is what the layer above holds.
+//! `layout/` is bytes: types, offsets, assertions. `algo/` is behaviour: `ring.rs`, `park.rs` and `credit.rs`
+//! tell their protocols in words. `view.rs` makes typed parts of a mapping, `halves.rs` is what the
+//! algorithms see of them, and `sync.rs` is where the atomics come from. [`Attached`] is what the layer above
+//! holds.
 //!
 //! # Use
 //!
@@ -64,7 +66,7 @@
 //!     Ok(link.reader.publish_consumed())
 //! }
 //!
-//! /// Sleeps until there may be something: `futex_wait` returns once the peer's wake word is not the one that was seen.
+//! /// Sleeps until there may be something: `futex_wait` returns once the peer's wake word is not the one seen.
 //! fn sleep<H: Halves>(link: &mut Attached<H>, futex_wait: impl Fn(*const u32, u32)) -> Result<(), Corrupt> {
 //!     let parked = link.park.prepare(Mode::Futex);
 //!     let nothing_new = link.reader.is_empty();

@@ -8,8 +8,8 @@ use crate::layout::channel::ChannelEntry;
 use crate::layout::endpoint::{Endpoint, Line};
 use crate::sync::{AtomicU32, AtomicU64, Granule, ReadOnly};
 
-/// Makes a link of two sides in one process: the initiator's and the acceptor's. The rings have `ring_bytes` bytes, which
-/// is a power of two and need not be within the bounds of a mapping.
+/// Makes a link of two sides in one process: the initiator's and the acceptor's. The rings have `ring_bytes`
+/// bytes, which is a power of two and need not be within the bounds of a mapping.
 #[must_use]
 pub fn pair(ring_bytes: usize, channel_slots: usize) -> (Attached<ModelHalves>, Attached<ModelHalves>) {
     let half = || Arc::new(Half::new(ring_bytes, channel_slots));

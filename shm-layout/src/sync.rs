@@ -1,8 +1,8 @@
 //! The only file that names an atomic or an `UnsafeCell`, so that loom can take their place.
 //!
-//! Aliases and not re-exports: the `disallowed-types` lint sees through a re-export. Ring memory is a slice of
-//! [`Granule`]s. [`copy_in`] and [`copy_out`] are one memcpy normally and go cell by cell under loom, which so sees
-//! each access: over plain memory a model could pass with every ordering Relaxed.
+//! Aliases and not re-exports: the `disallowed-types` lint sees through a re-export. Ring memory is a slice
+//! of [`Granule`]s. [`copy_in`] and [`copy_out`] are one memcpy normally and go cell by cell under loom,
+//! which so sees each access: over plain memory a model could pass with every ordering Relaxed.
 #![allow(unsafe_code)]
 #![allow(clippy::disallowed_types)] // this is the file that the list means to leave
 
@@ -46,8 +46,9 @@ impl<T: ?Sized> Clone for ReadOnly<'_, T> {
 
 impl<T: ?Sized> Copy for ReadOnly<'_, T> {}
 
-/// Loads of a word in read-only memory: of the atomic operations, Rust defines only the relaxed load there (see
-/// "Atomic accesses to read-only memory" in `core::sync::atomic`), so an acquiring one is that and a fence.
+/// Loads of a word in read-only memory: of the atomic operations, Rust defines only the relaxed load there
+/// (see "Atomic accesses to read-only memory" in `core::sync::atomic`), so an acquiring one is that and a
+/// fence.
 macro_rules! read_only_word {
     ($atomic:ty, $value:ty) => {
         impl ReadOnly<'_, $atomic> {
@@ -106,8 +107,9 @@ impl<'a, T> ReadOnly<'a, [T]> {
 #[repr(transparent)]
 pub(crate) struct Granule(Cell);
 
-// SAFETY: in bounds and aligned: a granule is one whole cell. Alone: a shared granule is only reached by the unsafe
-// functions below, whose callers promise that nobody else touches it meanwhile. Alive: a reference keeps it so.
+// SAFETY: in bounds and aligned: a granule is one whole cell. Alone: a shared granule is only reached by the
+// unsafe functions below, whose callers promise that nobody else touches it meanwhile. Alive: a reference
+// keeps it so.
 unsafe impl Sync for Granule {}
 
 impl Granule {
@@ -126,7 +128,8 @@ impl Granule {
     ///
     /// The granule lies in our own half, and nobody else reads or writes it now.
     pub(crate) unsafe fn store(&self, word: u64) {
-        // SAFETY: in bounds and aligned: the cell's own pointer. Alone: promised by the caller. Alive: `&self`.
+        // SAFETY: in bounds and aligned: the cell's own pointer. Alone: promised by the caller. Alive:
+        // `&self`.
         self.0.with_mut(|cell| unsafe { cell.write_volatile(word) });
     }
 }
@@ -138,8 +141,8 @@ impl ReadOnly<'_, Granule> {
     ///
     /// The owner of the half keeps still here: it has published the granule and was not given it back.
     pub(crate) unsafe fn load(self) -> u64 {
-        // SAFETY: in bounds and aligned: the cell's own pointer. Alone: promised by the caller; a peer that breaks its
-        // word changes what a volatile read yields, no more. Alive: `'_` borrows the mapping.
+        // SAFETY: in bounds and aligned: the cell's own pointer. Alone: promised by the caller; a peer that
+        // breaks its word changes what a volatile read yields, no more. Alive: `'_` borrows the mapping.
         self.0.0.with(|cell| unsafe { cell.read_volatile() })
     }
 }
@@ -156,8 +159,8 @@ impl ReadOnly<'_, Granule> {
 #[cfg(not(loom))]
 pub(crate) unsafe fn copy_in(cells: &[Granule], at: usize, bytes: &[u8]) {
     let to = span(cells, at, bytes.len());
-    // SAFETY: in bounds: `span` checked it; bytes need no alignment. Alone: promised by the caller, and `bytes` is a
-    // reference, so it is none of the cells. Alive: `cells` is borrowed.
+    // SAFETY: in bounds: `span` checked it; bytes need no alignment. Alone: promised by the caller, and
+    // `bytes` is a reference, so it is none of the cells. Alive: `cells` is borrowed.
     unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) }
 }
 
@@ -177,8 +180,8 @@ pub(crate) unsafe fn copy_in(cells: &[Granule], at: usize, bytes: &[u8]) {
 )]
 pub(crate) unsafe fn bytes_mut(cells: &[Granule], at: usize, len: usize) -> &mut [u8] {
     let to = span(cells, at, len);
-    // SAFETY: in bounds: `span` checked it; bytes need no alignment, and any value is valid for them. Alone: promised
-    // by the caller. Alive: the result borrows `cells`.
+    // SAFETY: in bounds: `span` checked it; bytes need no alignment, and any value is valid for them. Alone:
+    // promised by the caller. Alive: the result borrows `cells`.
     unsafe { core::slice::from_raw_parts_mut(to, len) }
 }
 
@@ -194,10 +197,11 @@ pub(crate) unsafe fn bytes_mut(cells: &[Granule], at: usize, len: usize) -> &mut
 #[cfg(not(loom))]
 pub(crate) unsafe fn copy_out(cells: ReadOnly<'_, [Granule]>, at: usize, bytes: &mut [u8]) {
     let from = span(cells.0, at, bytes.len()).cast_const();
-    // SAFETY: in bounds: `span` checked it; bytes need no alignment. Alone: promised by the caller; a peer that breaks
-    // its word changes what was copied, no more. Alive: `cells` is borrowed.
+    // SAFETY: in bounds: `span` checked it; bytes need no alignment. Alone: promised by the caller; a peer
+    // that breaks its word changes what was copied, no more. Alive: `cells` is borrowed.
     unsafe { core::ptr::copy_nonoverlapping(from, bytes.as_mut_ptr(), bytes.len()) }
-    // The compiler may not look at the peer's bytes again in place of the copy, which is what will have been checked.
+    // The compiler may not look at the peer's bytes again in place of the copy, which is what will have been
+    // checked.
     core::sync::atomic::compiler_fence(Ordering::SeqCst);
 }
 
@@ -218,7 +222,8 @@ fn span(cells: &[Granule], at: usize, len: usize) -> *mut u8 {
 pub(crate) unsafe fn copy_in(cells: &[Granule], at: usize, bytes: &[u8]) {
     for (index, byte) in (at..).zip(bytes) {
         cells[index / Granule::BYTES].0.with_mut(|cell| {
-            // SAFETY: in bounds and aligned: one byte of the cell's own pointer. Alone: loom checks it. Alive: borrowed.
+            // SAFETY: in bounds and aligned: one byte of the cell's own pointer. Alone: loom checks it.
+            // Alive: borrowed.
             unsafe { cell.cast::<u8>().add(index % Granule::BYTES).write(*byte) }
         });
     }
@@ -233,7 +238,8 @@ pub(crate) unsafe fn copy_in(cells: &[Granule], at: usize, bytes: &[u8]) {
 pub(crate) unsafe fn copy_out(cells: ReadOnly<'_, [Granule]>, at: usize, bytes: &mut [u8]) {
     for (index, byte) in (at..).zip(bytes) {
         *byte = cells.0[index / Granule::BYTES].0.with(|cell| {
-            // SAFETY: in bounds and aligned: one byte of the cell's own pointer. Alone: loom checks it. Alive: borrowed.
+            // SAFETY: in bounds and aligned: one byte of the cell's own pointer. Alone: loom checks it.
+            // Alive: borrowed.
             unsafe { cell.cast::<u8>().add(index % Granule::BYTES).read() }
         });
     }

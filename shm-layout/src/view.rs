@@ -1,7 +1,7 @@
 //! From mapped memory to typed parts: every cast of a pointer is here.
 //!
-//! A mapping comes in as something that implements [`Memory`]. Our own becomes an [`OwnHalf`], which writes the header;
-//! the peer's becomes a [`PeerHalf`], which checks it; the two together are [`attach`]ed.
+//! A mapping comes in as something that implements [`Memory`]. Our own becomes an [`OwnHalf`], which writes
+//! the header; the peer's becomes a [`PeerHalf`], which checks it; the two together are [`attach`]ed.
 #![allow(unsafe_code)]
 
 use core::ptr::NonNull;
@@ -23,10 +23,10 @@ use crate::sync::{Granule, ReadOnly};
 /// As long as the value lives, wherever it is moved:
 ///
 /// - `base` and `byte_len` return what they returned first;
-/// - that many bytes from `base` on are mapped, readable, and initialised; where the memory is that of a file, nobody can
-///   make the file shorter (it is sealed);
-/// - nothing in this process reads or writes them but through this crate, and no Rust reference to them exists that this
-///   crate did not make.
+/// - that many bytes from `base` on are mapped, readable, and initialised; where the memory is that of a
+///   file, nobody can make the file shorter (it is sealed);
+/// - nothing in this process reads or writes them but through this crate, and no Rust reference to them
+///   exists that this crate did not make.
 ///
 /// Another process may write them at any time, whatever it likes.
 pub unsafe trait Memory: Send + Sync + 'static {
@@ -131,8 +131,8 @@ pub struct Mapped<O, P> {
     _memory: (O, P),
 }
 
-// SAFETY: in bounds and aligned: as where the pointers are followed. Alone: what they lead to is atomics and granules,
-// which are `Sync`. Alive: the memories move along, and both are `Send`.
+// SAFETY: in bounds and aligned: as where the pointers are followed. Alone: what they lead to is atomics and
+// granules, which are `Sync`. Alive: the memories move along, and both are `Send`.
 unsafe impl<O: Memory, P: Memory> Send for Mapped<O, P> {}
 // SAFETY: as for `Send`; a shared `Mapped` gives out shared references only.
 unsafe impl<O: Memory, P: Memory> Sync for Mapped<O, P> {}
@@ -142,8 +142,9 @@ impl<O: Memory, P: Memory> Halves for Mapped<O, P> {}
 impl<O: Memory, P: Memory> sealed::Halves for Mapped<O, P> {
     fn own(&self) -> Own<'_> {
         let Pointers { endpoint, channels, ring } = self.own;
-        // SAFETY: in bounds and aligned: `Pointers::new` made them of a memory whose length and alignment were checked.
-        // Alone: atomics and granules may be shared. Alive: `_memory` keeps the mapping for as long as `&self` lives.
+        // SAFETY: in bounds and aligned: `Pointers::new` made them of a memory whose length and alignment
+        // were checked. Alone: atomics and granules may be shared. Alive: `_memory` keeps the mapping for as
+        // long as `&self` lives.
         unsafe { Own { endpoint: endpoint.as_ref(), channels: channels.as_ref(), ring: ring.as_ref() } }
     }
 
@@ -193,8 +194,8 @@ fn header(memory: &impl Memory) -> Result<&Header, LayoutError> {
         let expected = Rule::Within(Header::BYTES, u64::MAX);
         return Err(LayoutError { field: "mapped_len", found: len, expected });
     }
-    // SAFETY: in bounds and aligned: both checked above. Alone: the header is atomics, which may be shared, also with
-    // the process that writes them. Alive: the result borrows the memory.
+    // SAFETY: in bounds and aligned: both checked above. Alone: the header is atomics, which may be shared,
+    // also with the process that writes them. Alive: the result borrows the memory.
     Ok(unsafe { memory.base().cast::<Header>().as_ref() })
 }
 
@@ -212,7 +213,8 @@ fn at<T>(memory: &impl Memory, offset: Offset, count: usize) -> NonNull<T> {
     let offset = offset.get() as usize;
     let end = offset + count * size_of::<T>();
     assert!(end <= memory.byte_len(), "a part ends at {end} in a half of {} bytes", memory.byte_len());
-    // SAFETY: in bounds: asserted; aligned: the base is (checked with the header), and so is every offset of a geometry.
-    // Alone: only an address, nothing is touched. Alive: the caller keeps the memory beside the pointer.
+    // SAFETY: in bounds: asserted; aligned: the base is (checked with the header), and so is every offset of
+    // a geometry. Alone: only an address, nothing is touched. Alive: the caller keeps the memory beside the
+    // pointer.
     unsafe { memory.base().add(offset).cast() }
 }

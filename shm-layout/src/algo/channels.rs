@@ -1,8 +1,9 @@
 //! Which slots of the channel table are whose, and which are free.
 //!
-//! Each side allots one half of the indexes, so the two never meet. What is free is known to the allotting side alone, in
-//! its private memory: there is no free list in the segment to corrupt, and no ABA. Every time a slot is allotted its
-//! generation grows; the generation goes to the peer with the slot, and both stand in whatever is said of the channel.
+//! Each side allots one half of the indexes, so the two never meet. What is free is known to the allotting
+//! side alone, in its private memory: there is no free list in the segment to corrupt, and no ABA. Every time
+//! a slot is allotted its generation grows; the generation goes to the peer with the slot, and both stand in
+//! whatever is said of the channel.
 //!
 //! The slot given back last is allotted first: a link with few channels touches few pages of the table.
 
@@ -99,7 +100,8 @@ impl SlotAllocator {
         }
     }
 
-    /// Takes a free slot, in a new incarnation. `None` when all are in use: the open has to wait for one to come back.
+    /// Takes a free slot, in a new incarnation. `None` when all are in use: the open has to wait for one to
+    /// come back.
     pub fn allot(&mut self) -> Option<Slot> {
         let place = if self.free != NONE {
             let place = self.free;
@@ -118,8 +120,8 @@ impl SlotAllocator {
         Some(Slot { index: self.first + place, generation: *generation })
     }
 
-    /// Frees a slot, once both sides are done with its channel. False, and nothing changes, when this incarnation of
-    /// the slot is not allotted.
+    /// Frees a slot, once both sides are done with its channel. False, and nothing changes, when this
+    /// incarnation of the slot is not allotted.
     pub fn give_back(&mut self, slot: Slot) -> bool {
         let place = slot.index.wrapping_sub(self.first);
         let current = self.generations.get(place as usize) == Some(&slot.generation);

@@ -1,8 +1,9 @@
 //! Attach: the header is written before a half is handed over, and checked when it was received.
 //!
-//! The owner writes the header when nobody else has the memory yet, hands the descriptor over, and never writes the header
-//! again. The hand-over (a socket) orders the two. The peer reads each word once, into private memory, and checks it there:
-//! an owner that goes on writing fools nobody, since no word of it is ever looked at again.
+//! The owner writes the header when nobody else has the memory yet, hands the descriptor over, and never
+//! writes the header again. The hand-over (a socket) orders the two. The peer reads each word once, into
+//! private memory, and checks it there: an owner that goes on writing fools nobody, since no word of it is
+//! ever looked at again.
 
 use crate::error::{LayoutError, Rule};
 use crate::layout::geometry::Geometry;
@@ -11,7 +12,8 @@ use crate::sync::{AtomicU32, AtomicU64, Ordering, ReadOnly};
 
 /// Writes the header of our own half.
 pub(crate) fn write_header(header: &Header, geometry: &Geometry) {
-    // Relaxed, all of them: only this side writes the header, and the hand-over of the descriptor publishes it.
+    // Relaxed, all of them: only this side writes the header, and the hand-over of the descriptor publishes
+    // it.
     let word = |to: &AtomicU32, value| to.store(value, Ordering::Relaxed);
     let long = |to: &AtomicU64, value| to.store(value, Ordering::Relaxed);
     long(&header.magic, Header::MAGIC);
@@ -28,7 +30,8 @@ pub(crate) fn write_header(header: &Header, geometry: &Geometry) {
 
 /// Reads the header of the peer's half, of which `mapped_len` bytes are mapped, and checks it against itself.
 pub(crate) fn read_header(header: ReadOnly<'_, Header>, mapped_len: u64) -> Result<Geometry, LayoutError> {
-    // Relaxed, all of them: pair with the stores in `write_header`, ordered by the hand-over of the descriptor.
+    // Relaxed, all of them: pair with the stores in `write_header`, ordered by the hand-over of the
+    // descriptor.
     let word = |part: fn(&Header) -> &AtomicU32| header.part(part).relaxed();
     let long = |part: fn(&Header) -> &AtomicU64| header.part(part).relaxed();
     expect("magic", long(|header| &header.magic), Header::MAGIC)?;

@@ -1,5 +1,5 @@
-//! Behaviour: the algorithms, over references to typed parts. No addresses: the same functions run on a mapping and on a
-//! model's heap.
+//! Behaviour: the algorithms, over references to typed parts. No addresses: the same functions run on a
+//! mapping and on a model's heap.
 
 pub(crate) mod channels;
 pub(crate) mod credit;

@@ -10,32 +10,37 @@
 //! | `starved` | A's  | one up by `starve`, one down by `sate`: how many of A's senders wait for room          |
 //! | `wake`    | B's  | one up when B has published something and found `parked` set                           |
 //!
-//! Counts and not flags: a driver and a blocked caller of one side sleep at the same time, and the one that is awake first
-//! must not hide the other. They are added to by their owner's threads alone; the peer only reads them.
+//! Counts and not flags: a driver and a blocked caller of one side sleep at the same time, and the one that
+//! is awake first must not hide the other. They are added to by their owner's threads alone; the peer only
+//! reads them.
 //!
 //! # A sleep
 //!
 //! 1. `prepare` reads the peer's wake word, counts itself in `parked`, and fences.
-//! 2. The caller looks once more at everything it waits for: the ring in, room in the ring out, credit, its own process.
-//! 3. If there is nothing, it sleeps for as long as the peer's wake word is the one that was read ([`Mode::Futex`]), or
-//!    until its bell is readable ([`Mode::Bell`]).
+//! 2. The caller looks once more at everything it waits for: the ring in, room in the ring out, credit, its
+//!    own process.
+//! 3. If there is nothing, it sleeps for as long as the peer's wake word is the one that was read
+//!    ([`Mode::Futex`]), or until its bell is readable ([`Mode::Bell`]).
 //! 4. `unpark`, whatever ended the sleep.
 //!
-//! Whoever publishes (`RingWriter::publish`, `RingReader::publish_consumed`, `Credit::grant`) stores, fences, and looks at
-//! `parked`; if it is set it bumps its own wake word, and [`Wake`] says what the caller has to do beyond.
+//! Whoever publishes (`RingWriter::publish`, `RingReader::publish_consumed`, `Credit::grant`) stores, fences,
+//! and looks at `parked`; if it is set it bumps its own wake word, and [`Wake`] says what the caller has to
+//! do beyond.
 //!
 //! # The races that look possible
 //!
-//! *Published between 2 and 3.* The two fences are in one order. If the sleeper's is the second, step 2 sees what was
-//! published. If it is the first, the publisher sees `parked` and bumps the wake word after step 1 read it; then the
-//! kernel, which compares the word before it sleeps, does not sleep. A bell keeps what was rung before anybody listens.
+//! *Published between 2 and 3.* The two fences are in one order. If the sleeper's is the second, step 2 sees
+//! what was published. If it is the first, the publisher sees `parked` and bumps the wake word after step 1
+//! read it; then the kernel, which compares the word before it sleeps, does not sleep. A bell keeps what was
+//! rung before anybody listens.
 //!
-//! *The wake word that step 1 reads is one of that bump already.* Then the publisher's fence came before the bump, and the
-//! bump before our fence: step 2 sees what was published.
+//! *The wake word that step 1 reads is one of that bump already.* Then the publisher's fence came before the
+//! bump, and the bump before our fence: step 2 sees what was published.
 //!
-//! *Room in the ring.* Like frames, but that a reader does not look at `parked` each time it frees some: only if `starved`
-//! is set. `starve` has a fence of its own, since who wants room need not be who sleeps; the caller tries again behind it.
-//! Whoever waits keeps its own count in `starved` until it has got its room: another sender's success hides nobody.
+//! *Room in the ring.* Like frames, but that a reader does not look at `parked` each time it frees some: only
+//! if `starved` is set. `starve` has a fence of its own, since who wants room need not be who sleeps; the
+//! caller tries again behind it. Whoever waits keeps its own count in `starved` until it has got its room:
+//! another sender's success hides nobody.
 
 use alloc::sync::Arc;
 
@@ -143,16 +148,20 @@ impl<H: Halves> Park<H> {
         Self { halves }
     }
 
-    /// Announces a sleep. Look once more at everything that may end it, then sleep, then [`unpark`](Self::unpark).
+    /// Announces a sleep. Look once more at everything that may end it, then sleep, then
+    /// [`unpark`](Self::unpark).
     ///
-    /// What was consumed has to be published before (`RingReader::publish_consumed`): the peer may wait for the room.
+    /// What was consumed has to be published before (`RingReader::publish_consumed`): the peer may wait for
+    /// the room.
     pub fn prepare(&self, mode: Mode) -> Parked {
-        // Relaxed: only compared by the kernel with what is there later; read first, so that a later bump ends the sleep.
+        // Relaxed: only compared by the kernel with what is there later; read first, so that a later bump
+        // ends the sleep.
         let seen = self.halves.peer().endpoint.wake().relaxed();
         // Relaxed: only this side writes it; the fence orders it.
         self.halves.own().endpoint.parked.fetch_add(mode.one(), Ordering::Relaxed);
-        // SeqCst fence: store-load, pairs with the fences in `RingWriter::publish`, `RingReader::publish_consumed` and
-        // `Credit::wake_if_waiting`; either they see `parked`, or the caller's last look sees what they published.
+        // SeqCst fence: store-load, pairs with the fences in `RingWriter::publish`,
+        // `RingReader::publish_consumed` and `Credit::wake_if_waiting`; either they see `parked`, or the
+        // caller's last look sees what they published.
         fence(Ordering::SeqCst);
         Parked { mode, seen }
     }
@@ -174,8 +183,8 @@ impl<H: Halves> Park<H> {
     pub fn starve(&self) -> Starved {
         // Relaxed: only this side writes it; the fence orders it.
         self.halves.own().endpoint.starved.fetch_add(1, Ordering::Relaxed);
-        // SeqCst fence: store-load, pairs with the fence in `RingReader::publish_consumed`; either that sees `starved`,
-        // or the next `reserve` sees the room.
+        // SeqCst fence: store-load, pairs with the fence in `RingReader::publish_consumed`; either that sees
+        // `starved`, or the next `reserve` sees the room.
         fence(Ordering::SeqCst);
         Starved(())
     }
@@ -194,8 +203,8 @@ impl<H: Halves> Park<H> {
         &self.halves.own().endpoint.wake
     }
 
-    /// The word of the peer's half that this side sleeps on: what to wait on. It lies in read-only memory, and it is
-    /// mapped for as long as this `Park` lives.
+    /// The word of the peer's half that this side sleeps on: what to wait on. It lies in read-only memory,
+    /// and it is mapped for as long as this `Park` lives.
     #[cfg(not(loom))]
     #[must_use]
     pub fn peer_wake_word(&self) -> *const u32 {
@@ -212,8 +221,8 @@ pub(crate) fn wake_sleepers<H: Halves>(halves: &H) -> Wake {
     if parked == 0 {
         return Wake::Nobody;
     }
-    // Relaxed: pairs with the load in `prepare`, which needs nothing but the change; the fences order the rest. A
-    // read-modify-write, because several threads of this side publish.
+    // Relaxed: pairs with the load in `prepare`, which needs nothing but the change; the fences order the
+    // rest. A read-modify-write, because several threads of this side publish.
     halves.own().endpoint.wake.fetch_add(1, Ordering::Relaxed);
     Wake::of(parked as u32 != 0, parked >> BELL_SHIFT != 0)
 }

@@ -8,9 +8,10 @@
 //! | `head`     | the writer     | [`RingWriter::publish`]: all committed frames, in one store       |
 //! | `consumed` | the reader     | [`RingReader::publish_consumed`]: all released frames             |
 //!
-//! `head` and `consumed` count bytes since attach, so full and empty differ. Each side keeps its own index privately,
-//! and stores a copy for the peer; it caches the peer's, and looks again only when it has to. So
-//! `consumed <= tail <= head published <= head private <= consumed + capacity`, with the cached ones in between.
+//! `head` and `consumed` count bytes since attach, so full and empty differ. Each side keeps its own index
+//! privately, and stores a copy for the peer; it caches the peer's, and looks again only when it has to. So
+//! `consumed <= tail <= head published <= head private <= consumed + capacity`, with the cached ones in
+//! between.
 //!
 //! # The states of a byte of the ring
 //!
@@ -23,10 +24,11 @@
 //!
 //! # The races that look possible
 //!
-//! *A frame is read before it was written*: `head` is stored with Release behind the frame and loaded with Acquire before
-//! it. *A frame is overwritten while it is read*: `consumed` is stored with Release behind the copy out and loaded with
-//! Acquire before the bytes are written again. *A peer lies*: each index is checked against what this side knows before
-//! it is used, a frame's word is read once, and what the body was is decided by the copy.
+//! *A frame is read before it was written*: `head` is stored with Release behind the frame and loaded with
+//! Acquire before it. *A frame is overwritten while it is read*: `consumed` is stored with Release behind the
+//! copy out and loaded with Acquire before the bytes are written again. *A peer lies*: each index is checked
+//! against what this side knows before it is used, a frame's word is read once, and what the body was is
+//! decided by the copy.
 
 mod reader;
 mod writer;

@@ -1,4 +1,5 @@
-//! The endpoint block of a half: every word that one side publishes of itself while the link runs, but for channels.
+//! The endpoint block of a half: every word that one side publishes of itself while the link runs, but for
+//! channels.
 
 use crate::sync::{AtomicU32, AtomicU64, ReadOnly};
 
@@ -12,8 +13,9 @@ use crate::sync::{AtomicU32, AtomicU64, ReadOnly};
 /// | 264    | `wake`     | futex word | bumped by this side to wake the other, which sleeps on it                  |
 /// | 268    | `starved`  | count      | of this side's senders that wait for room in the ring out                  |
 ///
-/// Each group has a line of its own (128 bytes, for the processors that fetch pairs of lines): `head` changes with
-/// every batch, `consumed` now and then, and the last group, which the peer looks at after every batch, hardly ever.
+/// Each group has a line of its own (128 bytes, for the processors that fetch pairs of lines): `head` changes
+/// with every batch, `consumed` now and then, and the last group, which the peer looks at after every batch,
+/// hardly ever.
 #[repr(C, align(128))]
 pub(crate) struct Endpoint {
     pub(crate) head: Line<AtomicU64>,

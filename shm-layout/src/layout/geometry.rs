@@ -12,8 +12,8 @@ use crate::error::{GeometryError, Rule};
 pub struct Geometry {
     /// Bytes of each ring: a power of two.
     pub ring_bytes: u32,
-    /// Entries of each half's channel table: even. The initiator allots those of the lower half of the indexes, the
-    /// acceptor those of the upper half.
+    /// Entries of each half's channel table: even. The initiator allots those of the lower half of the
+    /// indexes, the acceptor those of the upper half.
     pub channel_slots: u32,
     /// Bytes of the largest payload of a message.
     pub max_payload_size: u32,

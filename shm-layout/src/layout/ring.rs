@@ -1,9 +1,9 @@
 //! How frames lie in a ring.
 //!
-//! A ring is granules of eight bytes. A frame is contiguous: one granule with its word, then its body, rounded up to
-//! whole granules. Where a frame does not fit in front of the end of the ring, the word of a pad says so, and the frame
-//! starts the ring anew. A frame takes at most half of the ring: then it fits an empty ring at every position, since
-//! it is shorter than what lies in front of it or than what lies behind.
+//! A ring is granules of eight bytes. A frame is contiguous: one granule with its word, then its body,
+//! rounded up to whole granules. Where a frame does not fit in front of the end of the ring, the word of a
+//! pad says so, and the frame starts the ring anew. A frame takes at most half of the ring: then it fits an
+//! empty ring at every position, since it is shorter than what lies in front of it or than what lies behind.
 //!
 //! | bits of the word | field | meaning                                                                       |
 //! |------------------|-------|-------------------------------------------------------------------------------|

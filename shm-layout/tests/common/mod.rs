@@ -1,4 +1,5 @@
-//! Two halves on the heap, both sides of their link, and a hand that writes into them behind everybody's back.
+//! Two halves on the heap, both sides of their link, and a hand that writes into them behind everybody's
+//! back.
 #![allow(dead_code, reason = "each test file uses its part")]
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
@@ -23,14 +24,14 @@ struct Block {
     layout: Layout,
 }
 
-// SAFETY: in bounds: no access. Alone: the block is reached through `Memory` and `poke` only. Alive: until the last
-// clone is dropped.
+// SAFETY: in bounds: no access. Alone: the block is reached through `Memory` and `poke` only. Alive: until
+// the last clone is dropped.
 unsafe impl Send for Block {}
 // SAFETY: as for `Send`.
 unsafe impl Sync for Block {}
 
-// SAFETY: `base` and the length never change, and the bytes, zero at first, live until the last clone is dropped. Nothing
-// but this crate and `poke`, which makes no reference, touches them.
+// SAFETY: `base` and the length never change, and the bytes, zero at first, live until the last clone is
+// dropped. Nothing but this crate and `poke`, which makes no reference, touches them.
 unsafe impl Memory for Heap {
     fn base(&self) -> NonNull<u8> {
         self.0.base
@@ -44,7 +45,8 @@ unsafe impl Memory for Heap {
 impl Heap {
     pub(crate) fn zeroed(len: u64) -> Self {
         let layout = Layout::from_size_align(len as usize, 4096).unwrap();
-        // SAFETY: in bounds and alone: nothing is touched yet. Alive: until `Block::drop`; the layout is not empty.
+        // SAFETY: in bounds and alone: nothing is touched yet. Alive: until `Block::drop`; the layout is not
+        // empty.
         let base = unsafe { alloc_zeroed(layout) };
         let base = NonNull::new(base).unwrap_or_else(|| handle_alloc_error(layout));
         Self(Arc::new(Block { base, layout }))
@@ -61,7 +63,8 @@ impl Heap {
     /// Reads the word at a multiple of eight.
     pub(crate) fn peek(&self, offset: u64) -> u64 {
         assert!(offset.is_multiple_of(8) && offset as usize + 8 <= self.byte_len());
-        // SAFETY: in bounds and aligned: asserted. Alone: the tests that look have one thread. Alive: `&self`.
+        // SAFETY: in bounds and aligned: asserted. Alone: the tests that look have one thread. Alive:
+        // `&self`.
         unsafe { self.base().add(offset as usize).cast::<u64>().read_volatile() }
     }
 

@@ -31,7 +31,8 @@ impl<H: Halves> RingReader<H> {
 
     /// Gives the next frame, or `None` when there is none now. The same again, until it is released.
     ///
-    /// Looks at the peer's `head`, which is one load, only when all that is known to be there has been released.
+    /// Looks at the peer's `head`, which is one load, only when all that is known to be there has been
+    /// released.
     ///
     /// # Errors
     ///
@@ -75,7 +76,8 @@ impl<H: Halves> RingReader<H> {
         self.tail.wrapping_sub(self.published) as usize
     }
 
-    /// Whether the peer should be told now of what was released: a quarter of the ring is, or the peer waits for room.
+    /// Whether the peer should be told now of what was released: a quarter of the ring is, or the peer waits
+    /// for room.
     ///
     /// To be asked after every drain, also by a side that polls and never sleeps.
     #[must_use]
@@ -88,20 +90,20 @@ impl<H: Halves> RingReader<H> {
 
     /// Gives all released room back to the peer, and says whom to wake.
     ///
-    /// When to is the caller's decision, see [`should_publish`](Self::should_publish), but for one thing: always before it
-    /// sleeps, since the peer may wait for this very room.
-    /// A store, a fence, and a look at the peer's `starved`. Nothing at all if nothing was released.
+    /// When to is the caller's decision, see [`should_publish`](Self::should_publish), but for one thing:
+    /// always before it sleeps, since the peer may wait for this very room. A store, a fence, and a look at
+    /// the peer's `starved`. Nothing at all if nothing was released.
     pub fn publish_consumed(&mut self) -> Wake {
         if self.tail == self.published {
             return Wake::Nobody;
         }
         self.published = self.tail;
         let Self { halves, .. } = self;
-        // Release: pairs with the Acquire load of `consumed` in `RingWriter::refresh`; our copies out of the released bytes
-        // happen before they are overwritten.
+        // Release: pairs with the Acquire load of `consumed` in `RingWriter::refresh`; our copies out of the
+        // released bytes happen before they are overwritten.
         halves.own().endpoint.consumed.0.store(self.tail, Ordering::Release);
-        // SeqCst fence: store-load, pairs with the fences in `Park::starve` and `Park::prepare`; either we see `starved`
-        // and `parked`, or the sender's last look sees `consumed`.
+        // SeqCst fence: store-load, pairs with the fences in `Park::starve` and `Park::prepare`; either we
+        // see `starved` and `parked`, or the sender's last look sees `consumed`.
         fence(Ordering::SeqCst);
         // Relaxed: ordered by the fence.
         if halves.peer().endpoint.starved().relaxed() == 0 {
@@ -120,10 +122,11 @@ impl<H: Halves> RingReader<H> {
         self.tail as usize & (self.capacity - 1)
     }
 
-    /// Looks at what the peer has published. All that was known is released, so a head that went back shows as one that
-    /// is too far ahead.
+    /// Looks at what the peer has published. All that was known is released, so a head that went back shows
+    /// as one that is too far ahead.
     fn refresh(&mut self) -> Result<(), Corrupt> {
-        // Acquire: pairs with the Release store of `head` in `RingWriter::publish`; the frames up to it are written.
+        // Acquire: pairs with the Release store of `head` in `RingWriter::publish`; the frames up to it are
+        // written.
         let head = self.halves.peer().endpoint.head().acquire();
         if head.wrapping_sub(self.tail) > self.capacity as u64 {
             let rule = Rule::Within(self.tail, self.tail.wrapping_add(self.capacity as u64));
@@ -146,8 +149,8 @@ impl<H: Halves> RingReader<H> {
             return Ok(None);
         }
         let granule = self.halves.peer().ring.part(|ring| &ring[self.at() / Granule::BYTES]);
-        // SAFETY: in bounds: `at` is masked by our own capacity. Alone: the granule is published and not released, so an
-        // honest writer is not there. Alive: `self` holds the mapping.
+        // SAFETY: in bounds: `at` is masked by our own capacity. Alone: the granule is published and not
+        // released, so an honest writer is not there. Alive: `self` holds the mapping.
         Ok(Some(FrameWord::from_word(unsafe { granule.load() })))
     }
 
@@ -165,7 +168,8 @@ impl<H: Halves> RingReader<H> {
         Ok(())
     }
 
-    /// Checks that a frame with this word lies within what is published, in one piece; gives where its body starts.
+    /// Checks that a frame with this word lies within what is published, in one piece; gives where its body
+    /// starts.
     fn check(&self, word: FrameWord) -> Result<usize, Corrupt> {
         let most = max_body(self.capacity)
             .min(self.known() - FrameWord::BYTES)
@@ -215,8 +219,9 @@ impl<H: Halves> Frame<'_, H> {
     pub fn copy_to(&self, offset: usize, to: &mut [u8]) {
         let end = offset.checked_add(to.len());
         assert!(end.is_some_and(|end| end <= self.len()), "{} bytes at {offset} leave the frame", to.len());
-        // SAFETY: in bounds: asserted, and `check` found the body within the ring. Alone: it is published and not
-        // released, so an honest writer is not there. Alive: `'_` borrows the reader, which holds the mapping.
+        // SAFETY: in bounds: asserted, and `check` found the body within the ring. Alone: it is published and
+        // not released, so an honest writer is not there. Alive: `'_` borrows the reader, which holds the
+        // mapping.
         unsafe { sync::copy_out(self.reader.halves.peer().ring, self.at + offset, to) }
     }
 

@@ -38,8 +38,8 @@ impl<H: Halves> RingWriter<H> {
 
     /// Finds room for a body of at least `min` bytes: all that is free in one piece, up to the longest body.
     ///
-    /// Nothing is visible to the peer, and dropping the room leaves everything as it was. Looks at the peer's half only if
-    /// what is known to be free does not do.
+    /// Nothing is visible to the peer, and dropping the room leaves everything as it was. Looks at the peer's
+    /// half only if what is known to be free does not do.
     ///
     /// # Errors
     ///
@@ -74,16 +74,18 @@ impl<H: Halves> RingWriter<H> {
 
     /// Shows all committed frames to the peer, and says whom to wake.
     ///
-    /// One store for a batch, a fence, and a look at the peer's `parked`. Nothing at all if nothing was committed.
+    /// One store for a batch, a fence, and a look at the peer's `parked`. Nothing at all if nothing was
+    /// committed.
     pub fn publish(&mut self) -> Wake {
         if self.head == self.published {
             return Wake::Nobody;
         }
         self.published = self.head;
-        // Release: pairs with the Acquire load of `head` in `RingReader::refresh`; publishes the frames up to it.
+        // Release: pairs with the Acquire load of `head` in `RingReader::refresh`; publishes the frames up to
+        // it.
         self.halves.own().endpoint.head.0.store(self.head, Ordering::Release);
-        // SeqCst fence: store-load, pairs with the fence in `Park::prepare`; either we see `parked`, or the sleeper's last
-        // look sees `head`.
+        // SeqCst fence: store-load, pairs with the fence in `Park::prepare`; either we see `parked`, or the
+        // sleeper's last look sees `head`.
         fence(Ordering::SeqCst);
         park::wake_sleepers(&*self.halves)
     }
@@ -91,7 +93,8 @@ impl<H: Halves> RingWriter<H> {
     /// Bytes that are free as far as this side knows, frame words and pads included.
     #[must_use]
     pub fn free(&self) -> usize {
-        self.capacity - self.head.wrapping_sub(self.consumed) as usize // at most the capacity: `refresh` keeps it so
+        // No underflow: `place` and `refresh` keep head - consumed within the capacity.
+        self.capacity - self.head.wrapping_sub(self.consumed) as usize
     }
 
     /// Where a frame with a body of at least `min` bytes can start, as far as this side knows.
@@ -119,8 +122,8 @@ impl<H: Halves> RingWriter<H> {
 
     /// Looks at what the peer has consumed.
     fn refresh(&mut self) -> Result<(), Corrupt> {
-        // Acquire: pairs with the Release store of `consumed` in `RingReader::publish_consumed`; the reader's copies out of
-        // these bytes happen before we overwrite them.
+        // Acquire: pairs with the Release store of `consumed` in `RingReader::publish_consumed`; the reader's
+        // copies out of these bytes happen before we overwrite them.
         let consumed = self.halves.peer().endpoint.consumed().acquire();
         if consumed.wrapping_sub(self.consumed) > self.published.wrapping_sub(self.consumed) {
             let rule = Rule::Within(self.consumed, self.published);
@@ -196,9 +199,9 @@ impl<H: Halves> Room<'_, H> {
     /// The bytes of the body, to be written in place. They hold whatever was there before.
     #[cfg(not(loom))] // loom has to see each access: models use `write_at`
     pub fn bytes(&mut self) -> &mut [u8] {
-        // SAFETY: in bounds: `place` is within the ring, by our own capacity (and checked by the callee). Alone: the
-        // bytes from head to consumed + capacity are free, so the reader is not there, and the `&mut` writer is the only
-        // one. Alive: `'_` borrows the writer, which holds the mapping.
+        // SAFETY: in bounds: `place` is within the ring, by our own capacity (and checked by the callee).
+        // Alone: the bytes from head to consumed + capacity are free, so the reader is not there, and the
+        // `&mut` writer is the only one. Alive: `'_` borrows the writer, which holds the mapping.
         unsafe {
             sync::bytes_mut(self.writer.halves.own().ring, self.place.frame + FrameWord::BYTES, self.len())
         }
@@ -227,11 +230,13 @@ impl<H: Halves> Room<'_, H> {
         assert!(len <= room, "{len} bytes in a room for {room}");
         let (at, ring) = (self.writer.at(), self.writer.halves.own().ring);
         if pad > 0 {
-            // SAFETY: in bounds: `at` is masked by our own capacity. Alone and alive: as in `bytes`; the pad is free.
+            // SAFETY: in bounds: `at` is masked by our own capacity. Alone and alive: as in `bytes`; the pad
+            // is free.
             unsafe { ring[at / Granule::BYTES].store(FrameWord::PAD.to_word()) }
         }
         let word = FrameWord { len: len as u32, tag };
-        // SAFETY: in bounds: `frame` is within the ring. Alone and alive: as in `bytes`; the word is part of what is free.
+        // SAFETY: in bounds: `frame` is within the ring. Alone and alive: as in `bytes`; the word is part of
+        // what is free.
         unsafe { ring[frame / Granule::BYTES].store(word.to_word()) }
         self.writer.head = self.writer.head.wrapping_add((pad + frame_bytes(len)) as u64);
     }
