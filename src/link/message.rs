@@ -140,11 +140,6 @@ impl<'a> Encoder<'a> {
         self.len <= self.room.len()
     }
 
-    /// The channels named so far.
-    pub(crate) fn channels(&self) -> &[ChannelRef] {
-        self.channels
-    }
-
     /// Names the next channel.
     pub(crate) fn channel(&mut self, channel: ChannelRef) {
         self.channels.push(channel);

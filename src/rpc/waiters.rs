@@ -25,11 +25,6 @@ impl Waiters {
         }
     }
 
-    /// Whether nobody waits.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.wakers.is_empty()
-    }
-
     /// Takes all, to be woken outside of locks.
     pub(crate) fn take(&mut self) -> Vec<Waker> {
         mem::take(&mut self.wakers)

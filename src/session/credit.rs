@@ -72,11 +72,6 @@ impl ReceiveWindow {
         ReceiveWindow { window, received: 0, granted: window, taken: 0 }
     }
 
-    /// Whether the credit that was granted covers an element of `len` bytes.
-    pub(crate) fn allows(&self, len: usize) -> bool {
-        self.granted - self.received >= len as u64
-    }
-
     /// Bytes that were received and not taken.
     pub(crate) fn outstanding(&self) -> u64 {
         self.received - self.taken
