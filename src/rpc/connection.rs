@@ -63,7 +63,6 @@ impl Connection {
     }
 
     /// Prepares a call of a method; generated clients do this.
-    #[must_use]
     pub fn call<A: Arguments, T, E>(&self, method: &'static Method, arguments: A) -> Call<A, T, E> {
         Call::new(self.clone(), method, arguments)
     }

@@ -68,10 +68,10 @@ impl fmt::Debug for MethodId {
 }
 
 /// The only field of the schema of a `Tx`. A space cannot be in the name of a Rust field.
-pub const TX_FIELD: &str = "adjoin tx";
+pub(crate) const TX_FIELD: &str = "adjoin tx";
 
 /// The only field of the schema of an `Rx`.
-pub const RX_FIELD: &str = "adjoin rx";
+pub(crate) const RX_FIELD: &str = "adjoin rx";
 
 /// Computes the id of a method from its names and the schemas of its types.
 ///

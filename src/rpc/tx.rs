@@ -249,7 +249,7 @@ fn poll_send_queue(
     for registered in [false, true] {
         match channel.push_local(&element) {
             Ok(reader) => {
-                reader.map(Waker::wake);
+                reader.into_iter().for_each(Waker::wake);
                 return Poll::Ready(Ok(()));
             }
             Err(Full::TooLarge { len, window }) => {
