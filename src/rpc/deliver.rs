@@ -149,7 +149,7 @@ impl<'h> Deliver<'h> {
         let dead = if kills { opened } else { Vec::new() };
         match call {
             Some(slot) => {
-                let answer = Answer { payload: answer.payload.to_vec(), metadata: answer.metadata, channels };
+                let answer = Answer { payload: answer.payload.to_vec(), channels };
                 Todo::Complete { slot, answer, dead }
             }
             None => Todo::Abandoned { dead, channels },

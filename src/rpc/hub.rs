@@ -339,7 +339,7 @@ impl Hub {
                     drop(session);
                     if let Some((slot, _)) = call {
                         self.send_or_park(&Head::Cancel { conn_id, request_id });
-                        slot.complete(Outcome::TimedOut).map(Waker::wake);
+                        slot.complete(Outcome::TimedOut).into_iter().for_each(Waker::wake);
                     }
                 }
                 Due::Request { conn_id, request_id } => {
@@ -395,13 +395,13 @@ impl Hub {
                 return;
             }
         }
-        let (calls, channels, handlers) = session.end();
+        let open = session.end();
         drop(session);
-        handlers.iter().for_each(AbortHandle::abort);
-        for call in calls {
-            call.complete(Outcome::Ended(end.clone())).map(Waker::wake);
+        open.handlers.iter().for_each(AbortHandle::abort);
+        for call in open.calls {
+            call.complete(Outcome::Ended(end.clone())).into_iter().for_each(Waker::wake);
         }
-        for channel in channels {
+        for channel in open.channels {
             channel.end(End::Link(end.clone()));
         }
         lock(&self.starving).clear();

@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{channel::Unclaimed, waiters::lock};
-use crate::{error::LinkEnd, session::metadata::Metadata};
+use crate::error::LinkEnd;
 
 /// One call's place between the driver, which completes it, and the caller, which takes the outcome.
 ///
@@ -36,7 +36,6 @@ pub(crate) enum Outcome {
 /// A Response, in private memory.
 pub(crate) struct Answer {
     pub(crate) payload: Vec<u8>,
-    pub(crate) metadata: Metadata,
     /// The channels that it opened.
     pub(crate) channels: Unclaimed,
 }
@@ -63,17 +62,6 @@ impl CallSlot {
                 None
             }
         }
-    }
-
-    /// Takes the outcome if it is there.
-    pub(crate) fn take(&self) -> Option<Outcome> {
-        let mut state = lock(&self.state);
-        if matches!(*state, State::Done(_))
-            && let State::Done(outcome) = mem::replace(&mut *state, State::Taken)
-        {
-            return Some(outcome);
-        }
-        None
     }
 
     /// Takes the outcome, or leaves the task's waker behind.

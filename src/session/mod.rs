@@ -77,6 +77,15 @@ pub(crate) struct Connection<E: Ends> {
     pub(crate) channels: Channels<E>,
 }
 
+/// What was open when a session ended.
+pub(crate) struct LeftOpen<E: Ends> {
+    /// Calls whose callers still wait.
+    pub(crate) calls: Vec<E::Call>,
+    pub(crate) channels: Vec<E::Channel>,
+    /// Handlers that were not told to stop yet.
+    pub(crate) handlers: Vec<E::Handler>,
+}
+
 /// What a message means for the local side.
 pub(crate) enum Delivery<'s, 'm, E: Ends> {
     /// Nothing: it crossed something that ended meanwhile.
@@ -116,7 +125,6 @@ pub(crate) struct Incoming<'a> {
 /// A Response that keeps all rules.
 pub(crate) struct Answered<'a> {
     pub(crate) conn_id: u64,
-    pub(crate) metadata: Metadata,
     pub(crate) channels: &'a [ChannelRef],
     pub(crate) payload: &'a [u8],
 }
@@ -183,9 +191,13 @@ impl<E: Ends> Session<E> {
     }
 
     /// Ends the session and gives back all that was open: calls, channels, handlers.
-    pub(crate) fn end(&mut self) -> (Vec<E::Call>, Vec<E::Channel>, Vec<E::Handler>) {
+    pub(crate) fn end(&mut self) -> LeftOpen<E> {
         self.deadlines.clear();
-        (self.root.calls.take_all(), self.root.channels.take_all(), self.root.serving.take_all())
+        LeftOpen {
+            calls: self.root.calls.take_all(),
+            channels: self.root.channels.take_all(),
+            handlers: self.root.serving.take_all(),
+        }
     }
 
     /// `message.conn-id`: the connection of a message, which must be open.
@@ -241,7 +253,8 @@ impl<E: Ends> Session<E> {
         metadata: &[u8],
     ) -> Result<Delivery<'s, 'm, E>, Violation> {
         self.check_payload(message.payload)?;
-        let metadata = Metadata::decode(metadata)?;
+        // Nobody is shown a Response's metadata, but its rules hold.
+        Metadata::decode(metadata)?;
         let connection = self.open(conn_id)?;
         connection.channels.check_new(message.channels)?;
         // "A Response for an unknown id is ignored (and logged)."
@@ -256,7 +269,7 @@ impl<E: Ends> Session<E> {
         Ok(Delivery::Response {
             call: pending.call,
             opened: pending.channels,
-            answer: Answered { conn_id, metadata, channels: message.channels, payload: message.payload },
+            answer: Answered { conn_id, channels: message.channels, payload: message.payload },
         })
     }
 
