@@ -1,0 +1,161 @@
+//! The workloads, and what is counted while they run.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use adjoin::Tx;
+use hdrhistogram::Histogram;
+use tokio::task::JoinSet;
+
+use crate::{
+    Failure,
+    args::{Case, Workload},
+    pair::Pair,
+    service::WorkClient,
+};
+
+/// What one line says.
+#[derive(Debug)]
+pub(crate) struct Figures {
+    /// Calls answered, or elements received.
+    pub(crate) n: u64,
+    /// From the first until everything was answered.
+    pub(crate) secs: f64,
+    /// In nanoseconds.
+    pub(crate) latency: Histogram<u64>,
+    /// Of both processes, in all.
+    pub(crate) cpu_ns: u64,
+}
+
+/// Warms up, and then measures for this time.
+pub(crate) async fn measure(pair: &Pair, case: &Case, time: Duration) -> Result<Figures, Failure> {
+    work(&pair.client, case, time / 10).await?;
+    let cpu = pair.cpu_ns().await?;
+    let mut figures = work(&pair.client, case, time).await?;
+    figures.cpu_ns = pair.cpu_ns().await? - cpu;
+    Ok(figures)
+}
+
+/// Works for this time.
+async fn work(client: &WorkClient, case: &Case, time: Duration) -> Result<Figures, Failure> {
+    let latency = Latency::new()?;
+    let start = Instant::now();
+    let mut tasks = JoinSet::new();
+    for seed in 0..case.inflight {
+        let task = Task {
+            client: client.clone(),
+            size: case.size,
+            seed,
+            until: start + time,
+            latency: latency.clone(),
+        };
+        match case.workload {
+            Workload::Unary => tasks.spawn(task.unary()),
+            Workload::Stream => tasks.spawn(task.stream()),
+        };
+    }
+    let mut n = 0;
+    while let Some(done) = tasks.join_next().await {
+        n += done??;
+    }
+    let secs = start.elapsed().as_secs_f64();
+    Ok(Figures { n, secs, latency: latency.take(), cpu_ns: 0 })
+}
+
+/// One of the tasks that are in flight.
+struct Task {
+    client: WorkClient,
+    size: u32,
+    seed: u32,
+    until: Instant,
+    latency: Latency,
+}
+
+impl Task {
+    /// Calls until the time is over; how often. The vector that comes back is the next that is sent, with another number
+    /// in front.
+    async fn unary(self) -> Result<u64, Failure> {
+        let mut data = payload(self.size, self.seed);
+        let (mut n, mut then) = (0_u64, Instant::now());
+        while then < self.until {
+            let number = n.to_le_bytes();
+            let stamp = &number[..data.len().min(number.len())];
+            data[..stamp.len()].copy_from_slice(stamp);
+            data = self.client.echo(data).await?;
+            if data.len() != self.size as usize || !data.starts_with(stamp) {
+                return Err("an echo is not what was sent".into());
+            }
+            let now = Instant::now();
+            self.latency.record(now - then);
+            (n, then) = (n + 1, now);
+        }
+        let rest = data.len().min(size_of::<u64>())..;
+        if data[rest.clone()] != payload(self.size, self.seed)[rest] {
+            return Err("the last echo is not what was sent".into());
+        }
+        Ok(n)
+    }
+
+    /// Sends a stream until the time is over; how many elements arrived.
+    async fn stream(self) -> Result<u64, Failure> {
+        let (tx, rx) = adjoin::channel();
+        // The call is first: once it is on its way, elements go straight to the link.
+        let (received, sent) = tokio::join!(self.client.ingest(rx), self.feed(tx));
+        let (received, (n, sum)) = (received?, sent?);
+        let sent = (n, n * u64::from(self.size), sum);
+        if received != sent { Err(format!("{sent:?} were sent, {received:?} arrived").into()) } else { Ok(n) }
+    }
+
+    /// Sends elements; how many, and the sum of their first bytes.
+    async fn feed(&self, tx: Tx<Vec<u8>>) -> Result<(u64, u64), Failure> {
+        let element = payload(self.size, self.seed);
+        let timed_every = if self.size < 4 << 10 { 61 } else { 1 };
+        let (mut n, mut sum) = (0_u64, 0);
+        loop {
+            let mut next = element.clone();
+            next[0] = n.to_le_bytes()[0];
+            sum += u64::from(next[0]);
+            if n.is_multiple_of(timed_every) {
+                let then = Instant::now();
+                tx.send(next).await?;
+                let now = Instant::now();
+                self.latency.record(now - then);
+                if now >= self.until {
+                    return Ok((n + 1, sum));
+                }
+            } else {
+                tx.send(next).await?;
+            }
+            n += 1;
+        }
+    }
+}
+
+/// Bytes that differ from one another, and from those of another seed.
+fn payload(size: u32, seed: u32) -> Vec<u8> {
+    (0..size).map(|at| (at ^ at >> 8).wrapping_mul(31).wrapping_add(seed * 7).to_le_bytes()[0]).collect()
+}
+
+/// One histogram for all tasks, with its memory taken beforehand. They run on one thread: its lock is always free.
+#[derive(Clone)]
+struct Latency(Arc<Mutex<Histogram<u64>>>);
+
+impl Latency {
+    fn new() -> Result<Self, Failure> {
+        Ok(Latency(Arc::new(Mutex::new(Histogram::new_with_bounds(1, LONGEST, 3)?))))
+    }
+
+    fn record(&self, time: Duration) {
+        let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).saturating_record(nanos);
+    }
+
+    fn take(&self) -> Histogram<u64> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// The longest time that is told apart, in nanoseconds: a minute.
+const LONGEST: u64 = 60_000_000_000;

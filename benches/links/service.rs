@@ -1,0 +1,43 @@
+//! What the server does for the client.
+
+use adjoin::{RecvError, Rx};
+
+use crate::machine;
+
+/// The server's side of every workload.
+#[adjoin::service]
+pub(crate) trait Work {
+    /// Answers with what it was sent: the decoded vector itself.
+    #[adjoin(inline)]
+    async fn echo(&self, data: Vec<u8>) -> Vec<u8>;
+
+    /// Receives a stream to its end: how many elements, how many bytes, and the sum of their first bytes.
+    async fn ingest(&self, elements: Rx<Vec<u8>>) -> Result<(u64, u64, u64), String>;
+
+    /// The CPU time that this process has taken so far, in nanoseconds.
+    #[adjoin(inline)]
+    async fn cpu_ns(&self) -> u64;
+}
+
+/// The server.
+pub(crate) struct Worker;
+
+impl Work for Worker {
+    async fn echo(&self, data: Vec<u8>) -> Vec<u8> {
+        data
+    }
+
+    async fn ingest(&self, mut elements: Rx<Vec<u8>>) -> Result<(u64, u64, u64), String> {
+        let (mut count, mut bytes, mut sum) = (0, 0, 0);
+        while let Some(element) = elements.recv().await.map_err(|error: RecvError| error.to_string())? {
+            count += 1;
+            bytes += element.len() as u64;
+            sum += u64::from(element[0]);
+        }
+        Ok((count, bytes, sum))
+    }
+
+    async fn cpu_ns(&self) -> u64 {
+        machine::cpu_ns()
+    }
+}
