@@ -1,7 +1,7 @@
 //! The bell: one byte on the control socket, which wakes the peer's task through its runtime's own poller.
 //!
-//! After the handshake the control socket carries nothing else. A byte has no meaning but "look", so bytes may merge:
-//! where the socket is full of them, the peer has not looked yet, and will.
+//! After the handshake the control socket carries nothing else. A byte has no meaning but "look", so bytes
+//! may merge: where the socket is full of them, the peer has not looked yet, and will.
 
 use std::{
     io,
@@ -35,16 +35,16 @@ impl Bell {
         Arc::new(Bell(socket))
     }
 
-    /// Rings the peer. Never waits and never fails: a full socket is one that rings already, and the end of a closed
-    /// one is heard by whoever listens. One system call.
+    /// Rings the peer. Never waits and never fails: a full socket is one that rings already, and the end of a
+    /// closed one is heard by whoever listens. One system call.
     pub(super) fn ring(&self) {
         let _ = net::send(self.0.as_fd(), &[RING], SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
     }
 
     /// Ready when the peer rang since the last call, or hung up. One system call for each time it is ready.
     ///
-    /// One task listens; what it reads at once is bounded, so that a peer that rings all the time costs a look at the
-    /// link for each time, and no more.
+    /// One task listens; what it reads at once is bounded, so that a peer that rings all the time costs a
+    /// look at the link for each time, and no more.
     pub(super) fn poll_heard(&self, cx: &mut Context<'_>) -> Poll<io::Result<Heard>> {
         let mut rings = [0; AT_ONCE];
         loop {
@@ -52,8 +52,8 @@ impl Bell {
             match net::recv(self.0.as_fd(), &mut rings, RecvFlags::DONTWAIT) {
                 Ok((_, 0)) => return Poll::Ready(Ok(Heard::End)),
                 Ok((_, read)) => {
-                    // A short read has emptied the socket: the poller tells of the next byte, and keeps what it knows
-                    // of the end.
+                    // A short read has emptied the socket: the poller tells of the next byte, and keeps what
+                    // it knows of the end.
                     if read < rings.len() {
                         ready.clear_ready();
                     }

@@ -48,7 +48,8 @@ pub enum AttachError {
         /// The parent of this process, if it is one that this process can see.
         parent: Option<u32>,
     },
-    /// The descriptor that the environment names is not the host's socket: it was closed, or is in use for something else.
+    /// The descriptor that the environment names is not the host's socket: it was closed, or is in use for
+    /// something else.
     #[error("descriptor {descriptor}, which should be the link, is not")]
     NotTheLink {
         /// Its number.
@@ -71,7 +72,8 @@ pub enum AttachError {
     Io(#[from] io::Error),
 }
 
-/// Attaches to the host that started this process. The host is told that the cell serves: call it when it does.
+/// Attaches to the host that started this process. The host is told that the cell serves: call it when it
+/// does.
 ///
 /// # Errors
 ///
@@ -112,11 +114,13 @@ fn invitation(variable: Option<&str>) -> Option<(RawFd, u32)> {
     (descriptor >= 0 && host > 0).then_some((descriptor, host))
 }
 
-/// Takes the descriptor if it is a connected Unix stream socket, and keeps it from the programs that this one starts.
+/// Takes the descriptor if it is a connected Unix stream socket, and keeps it from the programs that this one
+/// starts.
 fn take(descriptor: RawFd) -> Result<UnixStream, AttachError> {
     let not_the_link = |_| AttachError::NotTheLink { descriptor };
-    // SAFETY: in bounds and aligned, alone: no memory is touched; the number is not -1, and one that is not open makes the
-    // system calls below fail. Alive: the borrow ends before the function does; no mapping is involved.
+    // SAFETY: in bounds and aligned, alone: no memory is touched; the number is not -1, and one that is not
+    // open makes the system calls below fail. Alive: the borrow ends before the function does; no mapping is
+    // involved.
     let borrowed = unsafe { BorrowedFd::borrow_raw(descriptor) };
     let domain = sockopt::socket_domain(borrowed).map_err(not_the_link)?;
     let kind = sockopt::socket_type(borrowed).map_err(not_the_link)?;
@@ -124,13 +128,15 @@ fn take(descriptor: RawFd) -> Result<UnixStream, AttachError> {
         return Err(AttachError::NotTheLink { descriptor });
     }
     fcntl_setfd(borrowed, FdFlags::CLOEXEC).map_err(not_the_link)?;
-    // SAFETY: in bounds and aligned: no memory is touched. Alone: the host, our parent, has given us this descriptor to own,
-    // and `TAKEN` makes this the only call; nothing else in this process was told its number. Alive: no mapping is involved.
+    // SAFETY: in bounds and aligned: no memory is touched. Alone: the host, our parent, has given us this
+    // descriptor to own, and `TAKEN` makes this the only call; nothing else in this process was told its
+    // number. Alive: no mapping is involved.
     let socket = unsafe { OwnedFd::from_raw_fd(descriptor) };
     Ok(socket.into())
 }
 
-/// Refuses a socket that was not made by the host, or by another user than ours. Root may hand a link to anybody.
+/// Refuses a socket that was not made by the host, or by another user than ours. Root may hand a link to
+/// anybody.
 fn check_credentials(socket: &UnixStream, host: u32) -> Result<(), HandshakeError> {
     let peer = sockopt::socket_peercred(socket).map_err(io::Error::from)?;
     let trusted = peer.uid == geteuid() || peer.uid.is_root();

@@ -7,9 +7,9 @@
 //! | 2     | length  | of what follows, in bytes, little endian   |
 //! | n     | message | postcard                                   |
 //!
-//! Descriptors travel with the first byte. Every one that arrives is owned at once, so that none is leaked whatever
-//! happens next; a message with more or fewer than its kind has is refused. Not one byte behind the message is read:
-//! it may be a ring of the bell already.
+//! Descriptors travel with the first byte. Every one that arrives is owned at once, so that none is leaked
+//! whatever happens next; a message with more or fewer than its kind has is refused. Not one byte behind the
+//! message is read: it may be a ring of the bell already.
 
 use std::{
     io::{self, IoSlice, IoSliceMut},
@@ -73,8 +73,8 @@ impl Control {
     ///
     /// # Cancel safety
     ///
-    /// None: a message may be received in part. The caller gives the socket up with it; descriptors that had arrived are
-    /// closed.
+    /// None: a message may be received in part. The caller gives the socket up with it; descriptors that had
+    /// arrived are closed.
     pub(super) async fn receive<M: DeserializeOwned>(
         &self,
         expected: impl FnOnce(&M) -> usize,
@@ -121,8 +121,8 @@ fn send_some(socket: &OwnedFd, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> 
     Ok(sendmsg(socket.as_fd(), &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL)?)
 }
 
-/// One `recvmsg`: how many bytes came, and whether descriptors were lost because there were more than anybody expects.
-/// The kernel closes those.
+/// One `recvmsg`: how many bytes came, and whether descriptors were lost because there were more than anybody
+/// expects. The kernel closes those.
 fn receive_some(
     socket: &OwnedFd,
     bytes: &mut [u8],

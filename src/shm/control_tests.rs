@@ -84,10 +84,8 @@ async fn surplus_and_missing_descriptors_are_refused_and_closed() {
         let (control, peer) = pair();
         let pipe = send_pipe(&peer, &frame(&Note(1)), sent);
         let error = control.receive(|_: &Note| expected).await.unwrap_err();
-        assert!(
-            matches!(error, HandshakeError::Descriptors { found, expected: e } if (found, e) == (sent, expected)),
-            "{error}"
-        );
+        let HandshakeError::Descriptors { found, expected: wanted } = error else { panic!("{error}") };
+        assert_eq!((found, wanted), (sent, expected));
         assert!(!is_open(&pipe), "leaked");
     }
 }

@@ -21,8 +21,8 @@ use crate::{
 
 /// The table of one link. Any thread may use it.
 ///
-/// No system call but to wake a peer's sender that waits. A slot of the peer's is found without a lock; one of ours in a
-/// private table, under a lock that only channels of this link share.
+/// No system call but to wake a peer's sender that waits. A slot of the peer's is found without a lock; one
+/// of ours in a private table, under a lock that only channels of this link share.
 #[derive(Debug)]
 pub(super) struct ShmCredit {
     credit: Credit<Mapped>,

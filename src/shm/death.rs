@@ -1,8 +1,9 @@
 //! Notices that the peer rang, hung up, or died.
 //!
-//! A process is watched by its pidfd, which becomes readable when it has ended, whatever descriptors a grandchild of it keeps
-//! open. Its end of the socket tells of the rest: a peer that runs on but has let go of the link. A process that dies
-//! closes its sockets slightly before its pidfd says so; hence a socket's end alone is not believed for [`GRACE`].
+//! A process is watched by its pidfd, which becomes readable when it has ended, whatever descriptors a
+//! grandchild of it keeps open. Its end of the socket tells of the rest: a peer that runs on but has let go
+//! of the link. A process that dies closes its sockets slightly before its pidfd says so; hence a socket's
+//! end alone is not believed for [`GRACE`].
 
 use std::{
     pin::Pin,
@@ -106,6 +107,6 @@ impl Peer {
     }
 }
 
-/// How long a process may take to die after it closed its end. The link of a peer that let go without dying ends this much
-/// later.
+/// How long a process may take to die after it closed its end. The link of a peer that let go without dying
+/// ends this much later.
 const GRACE: Duration = Duration::from_millis(20);

@@ -1,8 +1,8 @@
 //! How a process ended that is not our child.
 //!
-//! Only its parent gets its status by waiting. Others can read it in two places, each good for a part of the time:
-//! while nobody has reaped it, in `/proc/PID/stat` (readable with the same uid), and afterwards from its pidfd
-//! (`PIDFD_GET_INFO`, Linux 6.15). Where neither says anything, the process is simply gone.
+//! Only its parent gets its status by waiting. Others can read it in two places, each good for a part of the
+//! time: while nobody has reaped it, in `/proc/PID/stat` (readable with the same uid), and afterwards from
+//! its pidfd (`PIDFD_GET_INFO`, Linux 6.15). Where neither says anything, the process is simply gone.
 #![allow(unsafe_code)]
 
 use std::{fs, os::unix::process::ExitStatusExt, process::ExitStatus};
@@ -32,7 +32,8 @@ pub(super) fn status(pidfd: impl AsFd) -> Option<ExitStatus> {
     from_pidfd(pidfd).or_else(|| from_proc(pidfd)).or_else(|| from_pidfd(pidfd))
 }
 
-/// The process that a pidfd is for, as this process's `/proc` numbers it. `None`: it was reaped, or this is no pidfd.
+/// The process that a pidfd is for, as this process's `/proc` numbers it. `None`: it was reaped, or this is
+/// no pidfd.
 pub(super) fn pid(pidfd: impl AsFd) -> Option<u32> {
     let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_fd().as_raw_fd())).ok()?;
     // -1 once it was reaped, and 0 if it is in no namespace of ours: neither parses to a process.
@@ -57,9 +58,9 @@ fn from_proc(pidfd: BorrowedFd<'_>) -> Option<ExitStatus> {
 /// The status of a process that was reaped.
 fn from_pidfd(pidfd: BorrowedFd<'_>) -> Option<ExitStatus> {
     let mut info = PidfdInfo { mask: PIDFD_INFO_EXIT, ..PidfdInfo::default() };
-    // SAFETY: in bounds and aligned: the opcode carries the size of `PidfdInfo`, so the kernel reads and writes that
-    // many bytes of it, and a descriptor of another kind refuses the opcode. Alone: `info` is a local that is borrowed
-    // mutably for the call. Alive: it outlives the call; no mapping is involved.
+    // SAFETY: in bounds and aligned: the opcode carries the size of `PidfdInfo`, so the kernel reads and
+    // writes that many bytes of it, and a descriptor of another kind refuses the opcode. Alone: `info` is a
+    // local that is borrowed mutably for the call. Alive: it outlives the call; no mapping is involved.
     unsafe { ioctl::ioctl(pidfd, Updater::<PIDFD_GET_INFO, PidfdInfo>::new(&mut info)) }.ok()?;
     (info.mask & PIDFD_INFO_EXIT != 0).then(|| ExitStatus::from_raw(info.exit_code))
 }

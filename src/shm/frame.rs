@@ -1,7 +1,8 @@
 //! Messages as frames of a ring.
 //!
-//! The layout crate says where the parts of a message lie; this says which parts a message of each kind has. A part that
-//! a kind does not have is zero or empty, and a peer that puts something there is not one of ours.
+//! The layout crate says where the parts of a message lie; this says which parts a message of each kind has.
+//! A part that a kind does not have is zero or empty, and a peer that puts something there is not one of
+//! ours.
 
 use adjoin_shm_layout::{self as layout, FrameHead, Tag};
 

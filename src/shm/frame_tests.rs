@@ -105,7 +105,10 @@ fn a_reason_that_is_no_text_is_a_violation() {
 
 proptest::proptest! {
     #[test]
-    fn any_bytes_are_a_message_or_an_end(tag: u32, body in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {
+    fn any_bytes_are_a_message_or_an_end(
+        tag: u32,
+        body in proptest::collection::vec(proptest::num::u8::ANY, 0..200),
+    ) {
         let _ = parse(tag, &body, &mut Vec::new());
     }
 }

@@ -3,9 +3,9 @@
 //! A futex waiter is not woken when its peer dies. So no sleep here is on the peer's word alone: the second
 //! word is private to this process, and whoever notices a death, a deadline or a local event bumps it.
 //!
-//! The peer's word lies in a half that this process can only read. That is enough: the kernel takes a read-only
-//! page as a place to wait on, and finds the waiter by the page's file and offset, which are the same for the
-//! writer that wakes it.
+//! The peer's word lies in a half that this process can only read. That is enough: the kernel takes a
+//! read-only page as a place to wait on, and finds the waiter by the page's file and offset, which are the
+//! same for the writer that wakes it.
 use std::{
     sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
@@ -46,11 +46,11 @@ impl LocalWord {
     }
 }
 
-/// Sleeps until one of the words is woken or no longer has the value seen, or `deadline` is over. May return early. One
-/// system call, or two with a deadline.
+/// Sleeps until one of the words is woken or no longer has the value seen, or `deadline` is over. May return
+/// early. One system call, or two with a deadline.
 ///
-/// The peer's word is an address and no reference: only the kernel looks at it, and answers with an error if nothing is
-/// there.
+/// The peer's word is an address and no reference: only the kernel looks at it, and answers with an error if
+/// nothing is there.
 ///
 /// # Errors
 ///

@@ -10,9 +10,10 @@
 //!   Attached                                     --> (or Refuse, and the end)
 //! ```
 //!
-//! The guest accepts when it serves, so that a host that has attached has a peer that answers. The limits are the
-//! host's; a guest refuses those that the layout does not allow, by name. Each side refuses a half that is not what
-//! it must be. A refusal is told to the peer as far as the socket takes it, and the link is over for both.
+//! The guest accepts when it serves, so that a host that has attached has a peer that answers. The limits are
+//! the host's; a guest refuses those that the layout does not allow, by name. Each side refuses a half that
+//! is not what it must be. A refusal is told to the peer as far as the socket takes it, and the link is over
+//! for both.
 
 use std::io;
 
@@ -262,7 +263,7 @@ pub(super) async fn host(
     }
 }
 
-/// The guest's side: the halves, and the host's pidfd as far as [`check_host`] approves of it.
+/// The guest's side: the halves, and the host's pidfd which `check_host` has approved of.
 ///
 /// # Cancel safety
 ///
@@ -271,7 +272,14 @@ pub(super) async fn guest(
     control: &Control,
     check_host: impl FnOnce(u32, &OwnedFd) -> Result<(), HandshakeError>,
 ) -> Result<(Halves, OwnedFd), HandshakeError> {
-    let (offer, descriptors) = control.receive(FromHost::descriptors).await?;
+    let (offer, descriptors) = match control.receive(FromHost::descriptors).await {
+        Ok(received) => received,
+        Err(error) => {
+            // A host of another version learns from it which one this is.
+            let _ = control.send(&FromGuest::Refuse(PeerRefusal::Message), &[]).await;
+            return Err(error);
+        }
+    };
     let (offer, half, host) = match (offer, <[OwnedFd; 2]>::try_from(descriptors)) {
         (FromHost::Offer(offer), Ok([half, host])) => (offer, half, host),
         (FromHost::Refuse(refusal), _) => return Err(HandshakeError::Refused(refusal)),
@@ -309,7 +317,8 @@ impl Offer {
     }
 }
 
-/// Checks what the guest was offered, and makes its own half. An error comes with what to tell the host of it.
+/// Checks what the guest was offered, and makes its own half. An error comes with what to tell the host of
+/// it.
 fn halves_of_guest(
     half: OwnedFd,
     geometry: &Geometry,

@@ -39,10 +39,11 @@ pub(super) struct Shared {
 
 /// How many of this side wait for something that is not a message: room in the ring out, or credit.
 ///
-/// Whoever goes to sleep for the whole side asks [`any`](Waiters::any) behind its announcement (`Park::prepare`, which
-/// fences); whoever begins to wait [`enter`](Waiters::enter)s before its own (`Park::starve`, `Credit::await_credit`, which
-/// fence). The fences are in one order: either the sleeper sees the waiter and has it look once more, or the waiter's look
-/// comes behind the sleeper's announcement, and what it then does not see, the peer publishes behind both, and wakes.
+/// Whoever goes to sleep for the whole side asks [`any`](Waiters::any) behind its announcement
+/// (`Park::prepare`, which fences); whoever begins to wait [`enter`](Waiters::enter)s before its own
+/// (`Park::starve`, `Credit::await_credit`, which fence). The fences are in one order: either the sleeper
+/// sees the waiter and has it look once more, or the waiter's look comes behind the sleeper's announcement,
+/// and what it then does not see, the peer publishes behind both, and wakes.
 #[derive(Debug, Default)]
 pub(super) struct Waiters(AtomicUsize);
 
@@ -77,7 +78,8 @@ impl Shared {
 
     /// Something was sent: it is worth spinning for an answer.
     pub(super) fn expect_answer(&self) {
-        // Relaxed, both: a hint. Looked at first, so that a line that the receiver looks at stays where it is.
+        // Relaxed, both: a hint. Looked at first, so that a line that the receiver looks at stays where it
+        // is.
         if !self.sent.load(Ordering::Relaxed) {
             self.sent.store(true, Ordering::Relaxed);
         }
@@ -146,3 +148,7 @@ pub(super) fn parts(
 #[cfg(test)]
 #[path = "link_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "hostile_tests.rs"]
+mod hostile;

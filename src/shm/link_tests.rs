@@ -19,7 +19,7 @@ use crate::{
 const GEOMETRY: Geometry =
     Geometry { ring_bytes: 4096, channel_slots: 16, max_payload_size: 1024, initial_channel_credit: 1024 };
 
-fn myself() -> OwnedFd {
+pub(super) fn myself() -> OwnedFd {
     pidfd_open(getpid(), PidfdFlags::NONBLOCK).unwrap()
 }
 

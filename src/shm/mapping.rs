@@ -16,10 +16,11 @@ pub(super) struct Mapping {
     base: NonNull<u8>,
 }
 
-// SAFETY: in bounds: the address and length are those of the mapping, which was made as long as the file, and both files
-// are sealed against shrinking (the peer's before it is mapped, ours before anybody else has it), so every byte stays
-// readable. Alone: the address leaves this module through this trait only, to the layout crate. Alive: the mapping is
-// private to the value, neither unmapped nor remapped before it is dropped, and does not move with it.
+// SAFETY: in bounds: the address and length are those of the mapping, which was made as long as the file, and
+// both files are sealed against shrinking (the peer's before it is mapped, ours before anybody else has it),
+// so every byte stays readable. Alone: the address leaves this module through this trait only, to the layout
+// crate. Alive: the mapping is private to the value, neither unmapped nor remapped before it is dropped, and
+// does not move with it.
 unsafe impl Memory for Mapping {
     fn base(&self) -> NonNull<u8> {
         self.base
@@ -30,9 +31,9 @@ unsafe impl Memory for Mapping {
     }
 }
 
-// SAFETY: in bounds and aligned, alone: the value is an address and a length, and nothing is read or written through it
-// here. Alive: which thread drops the mapping makes no difference to the system. `MmapRaw` is `Send` itself; the
-// address beside it is a copy of the one inside.
+// SAFETY: in bounds and aligned, alone: the value is an address and a length, and nothing is read or written
+// through it here. Alive: which thread drops the mapping makes no difference to the system. `MmapRaw` is
+// `Send` itself; the address beside it is a copy of the one inside.
 unsafe impl Send for Mapping {}
 
 // SAFETY: as for `Send`: `&Mapping` only tells the address and the length.

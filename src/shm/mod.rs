@@ -1,7 +1,7 @@
 //! Links over shared memory, on Linux: what makes a segment real.
 //!
-//! A segment is two memfds, one for each side to write (`adjoin_shm_layout` says what lies in them). This module makes
-//! them, hands them over, wakes the other side, and notices its death.
+//! A segment is two memfds, one for each side to write (`adjoin_shm_layout` says what lies in them). This
+//! module makes them, hands them over, wakes the other side, and notices its death.
 //!
 //! | file | does |
 //! |---|---|
@@ -17,14 +17,15 @@
 //!
 //! # What a message costs
 //!
-//! Counted for a message that fits the ring, on links that are busy. System calls are made only for a peer that sleeps.
+//! Counted for a message that fits the ring, on links that are busy. System calls are made only for a peer
+//! that sleeps.
 //!
 //! | | sender | receiver |
 //! |---|---|---|
-//! | system calls | none; 1 for each kind of sleeper (futex, bell) if the peer sleeps | none; 1 to sleep on the futex, or 1 to take a bell in |
+//! | system calls | 1 for each kind of sleeper (futex, bell) | 1 to sleep on the futex, or to hear the bell |
 //! | copies | 1: the encoding, straight into the ring | 1: out of the ring, into memory that is used again |
-//! | fences | 1 SeqCst for each `publish`, however many messages | 1 SeqCst for each time that room is given back, and 1 for each sleep |
-//! | locks | none here; the caller's around the sender | none here; the caller's around the receiver |
+//! | fences | 1 SeqCst a `publish` | 1 SeqCst each time that room is given back, and for each sleep |
+//! | locks | none; the caller's is around the sender | none; the caller's is around the receiver |
 //! | allocations | none | none, once its memory has grown to the longest message |
 
 mod bell;

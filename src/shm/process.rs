@@ -1,8 +1,8 @@
 //! A cell's process, from the host's side: its child.
 //!
-//! Two look at it: the link's watcher and whoever holds the [`Process`]. It is reaped once, by whoever notices first, and
-//! its status is kept for the other. Nobody waits for a process that runs: what can be waited for is the pidfd, and only
-//! then the status is asked for.
+//! Two look at it: the link's watcher and whoever holds the [`Process`]. It is reaped once, by whoever
+//! notices first, and its status is kept for the other. Nobody waits for a process that runs: what can be
+//! waited for is the pidfd, and only then the status is asked for.
 
 use std::{
     future::poll_fn,
@@ -70,7 +70,8 @@ impl Process {
     ///
     /// # Errors
     ///
-    /// Its status is lost: something else in this process has reaped it, and the system does not tell any more.
+    /// Its status is lost: something else in this process has reaped it, and the system does not tell any
+    /// more.
     ///
     /// # Cancel safety
     ///
@@ -149,8 +150,8 @@ impl Shared {
     }
 }
 
-/// Sees to it that a process that was killed is reaped even if the runtime ends before the task that waits for it: then,
-/// and only then, this thread waits for the kernel to finish killing.
+/// Sees to it that a process that was killed is reaped even if the runtime ends before the task that waits
+/// for it: then, and only then, this thread waits for the kernel to finish killing.
 struct Reaper(Arc<Shared>);
 
 impl Drop for Reaper {

@@ -2,15 +2,17 @@
 //!
 //! # Waiting
 //!
-//! Three ways, each for another kind of caller, and one of them at a time, since whoever waits holds the receiver:
+//! Three ways, each for another kind of caller, and one of them at a time, since whoever waits holds the
+//! receiver:
 //!
 //! - the driver's task in [`poll_receive`](Receiver::poll_receive): spins in slices, then sleeps on the bell;
 //! - a thread in [`spin`](Receiver::spin) and [`sleep`](Receiver::sleep): spins, then sleeps on the futex;
 //! - nobody, after [`hand_back`](Receiver::hand_back): the driver's task is asleep on the bell again.
 //!
-//! Before each sleep comes the last look of `adjoin_shm_layout`'s park protocol, behind the announcement. The ring in is
-//! looked at here. Room in the ring out and credit are not this object's to look at: while anybody waits for those, an
-//! announcement is followed by an early return with nothing, once, so that the caller looks.
+//! Before each sleep comes the last look of `adjoin_shm_layout`'s park protocol, behind the announcement. The
+//! ring in is looked at here. Room in the ring out and credit are not this object's to look at: while anybody
+//! waits for those, an announcement is followed by an early return with nothing, once, so that the caller
+//! looks.
 
 use std::{
     sync::Arc,
@@ -62,7 +64,8 @@ impl ShmReceiver {
         }
     }
 
-    /// Takes one frame out of the ring and hands it on. `None`: there is none. Else whether `sink` wants more.
+    /// Takes one frame out of the ring and hands it on. `None`: there is none. Else whether `sink` wants
+    /// more.
     ///
     /// One copy; no allocation, once the memory has grown to the longest frame.
     fn take(&mut self, sink: &mut dyn Sink) -> Result<Option<bool>, LinkEnd> {
@@ -88,13 +91,14 @@ impl ShmReceiver {
         self.reader.is_empty().map(|empty| !empty).map_err(frame::corrupt)
     }
 
-    /// Gives all room back to the peer. When nothing is left to read: a peer that waits for it must not wait for our sleep.
+    /// Gives all room back to the peer. When nothing is left to read: a peer that waits for it must not wait
+    /// for our sleep.
     fn give_back(&mut self) {
         self.shared.wake(self.reader.publish_consumed());
     }
 
-    /// Announces a sleep, if it is not yet. True: look at everything once more. False: it was looked at behind the
-    /// announcement already.
+    /// Announces a sleep, if it is not yet. True: look at everything once more. False: it was looked at
+    /// behind the announcement already.
     fn announce(&mut self, mode: Mode) -> bool {
         if self.announced.as_ref().is_some_and(|(announced, _)| *announced == mode) {
             return false;
@@ -181,8 +185,8 @@ impl Receiver for ShmReceiver {
         Ok(taken)
     }
 
-    /// As [`drain`](Receiver::drain). `Ready(Ok(0))` means that somebody waits for room or credit, and has to look once more
-    /// now that this side is about to sleep.
+    /// As [`drain`](Receiver::drain). `Ready(Ok(0))` means that somebody waits for room or credit, and has to
+    /// look once more now that this side is about to sleep.
     fn poll_receive(&mut self, cx: &mut Context<'_>, sink: &mut dyn Sink) -> Poll<Result<usize, LinkEnd>> {
         let taken = self.drain(sink)?;
         if taken > 0 {

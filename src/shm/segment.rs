@@ -6,8 +6,8 @@
 //! middle of a call, in us or in the peer. So a half costs its length from the start (1 MiB for the ring and
 //! 1 MiB for the channels by default), and a machine without that memory says so here, with an error.
 //!
-//! **The peer's**: whatever it says of its half is checked on the descriptor before one byte is mapped. A file
-//! of another file system could stall us at a page fault, an unsealed one could be cut short under our
+//! **The peer's**: whatever it says of its half is checked on the descriptor before one byte is mapped. A
+//! file of another file system could stall us at a page fault, an unsealed one could be cut short under our
 //! mapping, one with holes could fail to give us a page. A memfd that is sealed and has its pages can do none
 //! of that: holes cannot be punched into it any more.
 
@@ -91,8 +91,8 @@ pub enum SegmentError {
     Layout(#[from] LayoutError),
 }
 
-/// Makes our own half: reserved, mapped writable, sealed against everybody else, its header written. Returns what writes
-/// it, and the descriptor to hand over.
+/// Makes our own half: reserved, mapped writable, sealed against everybody else, its header written. Returns
+/// what writes it, and the descriptor to hand over.
 ///
 /// Seven system calls.
 pub(super) fn create(geometry: &Geometry) -> Result<(OwnHalf<Mapping>, OwnedFd), SegmentError> {
@@ -104,15 +104,15 @@ pub(super) fn create(geometry: &Geometry) -> Result<(OwnHalf<Mapping>, OwnedFd),
     let half = File::from(half);
     let mapping = Mapping::writable(&half, mapped_len).map_err(|source| SegmentError::Map { len, source })?;
     seals::add(&half).map_err(|error| SegmentError::Seal(error.into()))?;
-    // SAFETY: in bounds and aligned: `create` checks the length and the alignment. Alone: the memory is new, so it is all
-    // zero, no other `OwnHalf` has it, and none can be made of it, since the seals forbid another writable mapping. Alive:
-    // the half owns the mapping, which `writable` made writable.
+    // SAFETY: in bounds and aligned: `create` checks the length and the alignment. Alone: the memory is new,
+    // so it is all zero, no other `OwnHalf` has it, and none can be made of it, since the seals forbid
+    // another writable mapping. Alive: the half owns the mapping, which `writable` made writable.
     let own = unsafe { OwnHalf::create(mapping, *geometry) }?;
     Ok((own, half.into()))
 }
 
-/// Checks the peer's half, maps it read-only, and checks its header. The descriptor is closed: the mapping keeps the
-/// memory.
+/// Checks the peer's half, maps it read-only, and checks its header. The descriptor is closed: the mapping
+/// keeps the memory.
 ///
 /// Seven system calls.
 pub(super) fn open(half: OwnedFd, geometry: &Geometry) -> Result<PeerHalf<Mapping>, SegmentError> {
@@ -129,8 +129,8 @@ fn lengths(geometry: &Geometry) -> Result<(u64, usize), SegmentError> {
     Ok((len, usize::try_from(len).map_err(|_| SegmentError::TooLong { len })?))
 }
 
-/// Checks type, seals, length and pages, in an order in which no check relies on what a later one finds: once the seals
-/// are seen, length and pages stay what they are.
+/// Checks type, seals, length and pages, in an order in which no check relies on what a later one finds: once
+/// the seals are seen, length and pages stay what they are.
 fn verify(half: impl AsFd, len: u64) -> Result<(), SegmentError> {
     let half = half.as_fd();
     let examine = |error: Errno| SegmentError::Examine(error.into());
@@ -153,8 +153,8 @@ fn verify(half: impl AsFd, len: u64) -> Result<(), SegmentError> {
     Ok(())
 }
 
-/// A new memfd that can be sealed and never executed. Linux before 6.3 does not know the latter, and then it is left
-/// out.
+/// A new memfd that can be sealed and never executed. Linux before 6.3 does not know the latter, and then it
+/// is left out.
 fn memfd() -> rustix::io::Result<OwnedFd> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     match fs::memfd_create(NAME, flags | MemfdFlags::NOEXEC_SEAL) {

@@ -44,8 +44,8 @@ fn whoever_receives_a_half_can_neither_write_it_nor_change_its_length() {
     let len = usize::try_from(GEOMETRY.half_len()).unwrap();
     let (write, read) = (ProtFlags::READ | ProtFlags::WRITE, ProtFlags::READ);
     let null = std::ptr::null_mut();
-    // SAFETY: in bounds and aligned, alone: a new mapping where the kernel wants it, which nothing looks at. Alive: until it
-    // is unmapped below; the writable one must not come to be.
+    // SAFETY: in bounds and aligned, alone: a new mapping where the kernel wants it, which nothing looks at.
+    // Alive: until it is unmapped below; the writable one must not come to be.
     let (writable, readable) = unsafe {
         (
             mmap(null, len, write, MapFlags::SHARED, &half, 0),
@@ -53,7 +53,8 @@ fn whoever_receives_a_half_can_neither_write_it_nor_change_its_length() {
         )
     };
     assert_eq!(writable.unwrap_err(), Errno::PERM);
-    // SAFETY: in bounds and aligned: the mapping made above, whole. Alone: nothing looks at it. Alive: unmapped last.
+    // SAFETY: in bounds and aligned: the mapping made above, whole. Alone: nothing looks at it. Alive:
+    // unmapped last.
     let (protected, removed) = unsafe {
         let flags = MprotectFlags::READ | MprotectFlags::WRITE;
         let results = (mprotect(readable, len, flags), madvise(readable, len, Advice::LinuxRemove));
@@ -94,9 +95,8 @@ fn a_half_that_lacks_a_seal_is_refused_by_its_name() {
 fn a_half_of_another_length_or_with_holes_is_refused_with_both_numbers() {
     let expected = GEOMETRY.half_len();
     let error = open(memory(expected - 4096, expected - 4096, ALL), &GEOMETRY).unwrap_err();
-    assert!(
-        matches!(error, SegmentError::Size { found, expected: e } if (found, e) == (expected - 4096, expected))
-    );
+    let SegmentError::Size { found, expected: wanted } = error else { panic!("{error}") };
+    assert_eq!((found, wanted), (expected - 4096, expected));
     let error = open(memory(expected, 4096, ALL), &GEOMETRY).unwrap_err();
     assert!(matches!(error, SegmentError::Holes { found: 4096, expected: e } if e == expected), "{error}");
 }

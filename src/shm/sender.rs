@@ -59,8 +59,8 @@ impl ShmSender {
 }
 
 impl Sender for ShmSender {
-    /// No system call, no lock, no allocation once the list of channels has grown; one copy, which is the encoding. A second
-    /// encoding when the longest free piece in front of the ring's end is too short.
+    /// No system call, no lock, no allocation once the list of channels has grown; one copy, which is the
+    /// encoding. A second encoding when the longest free piece in front of the ring's end is too short.
     fn send(&mut self, head: &Head<'_>, body: &mut dyn Body) -> Result<usize, SendFault> {
         let framed = Framed::new(head);
         let mut least = FrameHead::BYTES + framed.metadata.len() + framed.reason.len();
@@ -84,8 +84,8 @@ impl Sender for ShmSender {
         Poll::Ready(Ok(()))
     }
 
-    /// After it has said `false`, the receiver tells the driver to ask again before it sleeps, and the peer wakes the
-    /// driver whenever it frees room.
+    /// After it has said `false`, the receiver tells the driver to ask again before it sleeps, and the peer
+    /// wakes the driver whenever it frees room.
     fn has_room(&mut self) -> Result<bool, LinkEnd> {
         if self.starved.is_none() {
             // First, so that whoever falls asleep behind the fence in `starve` sees it.

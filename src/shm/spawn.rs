@@ -1,8 +1,9 @@
 //! A host starts a cell.
 //!
-//! The cell inherits one end of a socketpair; [`LINK_VARIABLE`] tells it which descriptor that is and whose child it has to
-//! be. Everything else goes over that socket ([`handshake`]). The descriptor is close-on-exec in the host, so that no other
-//! process that the host starts at the same time gets it, and made inheritable in the child alone, between fork and exec.
+//! The cell inherits one end of a socketpair; [`LINK_VARIABLE`] tells it which descriptor that is and whose
+//! child it has to be. Everything else goes over that socket ([`handshake`]). The descriptor is close-on-exec
+//! in the host, so that no other process that the host starts at the same time gets it, and made inheritable
+//! in the child alone, between fork and exec.
 #![allow(unsafe_code)]
 
 use std::{
@@ -39,7 +40,8 @@ use crate::{
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CellStderr {
-    /// It is shown on the host's stderr as it comes, and its end is part of the error if the cell does not come to serve.
+    /// It is shown on the host's stderr as it comes, and its end is part of the error if the cell does not
+    /// come to serve.
     #[default]
     Forward,
     /// It goes where the command says, by default to the host's stderr. Errors cannot quote it.
@@ -110,7 +112,8 @@ impl std::fmt::Display for Quote<'_> {
 ///
 /// # Errors
 ///
-/// The moment it is clear that the cell will not serve. It has been killed then, if it ran at all, and reaped.
+/// The moment it is clear that the cell will not serve. It has been killed then, if it ran at all, and
+/// reaped.
 ///
 /// # Cancel safety
 ///
@@ -156,7 +159,8 @@ pub(crate) async fn launch(
     Err(failed(source, &process, stderr).await)
 }
 
-/// What to say of a handshake that failed: a cell that ends is said to have ended, since the socket tells of it first.
+/// What to say of a handshake that failed: a cell that ends is said to have ended, since the socket tells of
+/// it first.
 async fn failed(source: HandshakeError, process: &Process, stderr: Stderr) -> SpawnError {
     let ends = matches!(source, HandshakeError::Closed | HandshakeError::Refused(_));
     if ends && let Ok(Ok(status)) = timeout(GRACE, process.wait()).await {
@@ -178,7 +182,8 @@ async fn end(process: &Process) -> io::Result<()> {
     process.wait().await.map(drop)
 }
 
-/// Starts the process with its end of the socket, and gives ours. Blocks for as long as the system takes to start a program.
+/// Starts the process with its end of the socket, and gives ours. Blocks for as long as the system takes to
+/// start a program.
 fn start(mut command: Command, stderr: CellStderr) -> Result<(UnixStream, Process, Stderr), SpawnError> {
     let (ours, theirs) = UnixStream::pair()?;
     // The child's own stdio is put at 0 to 2 before it execs; what it inherits must not be there.
@@ -200,9 +205,9 @@ fn start(mut command: Command, stderr: CellStderr) -> Result<(UnixStream, Proces
 /// Forks and execs, with `theirs` inherited. The host's copy of it is closed, whatever comes of it.
 fn spawn(command: &mut Command, theirs: OwnedFd) -> Result<std::process::Child, SpawnError> {
     let inherit = move || Ok(fcntl_setfd(&theirs, FdFlags::empty())?);
-    // SAFETY: in bounds and aligned, alone: the closure touches no memory but the descriptor's number that it owns. Alive:
-    // no mapping is involved. Between fork and exec it makes one system call and neither allocates nor locks, which is
-    // what `pre_exec` asks for; a failure is a number.
+    // SAFETY: in bounds and aligned, alone: the closure touches no memory but the descriptor's number that it
+    // owns. Alive: no mapping is involved. Between fork and exec it makes one system call and neither
+    // allocates nor locks, which is what `pre_exec` asks for; a failure is a number.
     unsafe { command.pre_exec(inherit) };
     command.spawn().map_err(|source| SpawnError::Start { program: command.get_program().to_owned(), source })
 }

@@ -100,7 +100,8 @@ async fn a_cell_that_closes_the_link_and_runs_on_is_killed_and_reaped() {
 #[tokio::test]
 async fn a_program_that_writes_nonsense_to_the_link_is_refused() {
     if role().is_some() {
-        rustix::io::write(raw_link(), b"nonsense and more").unwrap();
+        let link = raw_link();
+        rustix::io::write(&link, b"nonsense and more").unwrap();
         return std::future::pending().await;
     }
     let error = fails(myself("a_program_that_writes_nonsense_to_the_link_is_refused", "cell")).await;
@@ -111,8 +112,8 @@ async fn a_program_that_writes_nonsense_to_the_link_is_refused() {
 fn raw_link() -> OwnedFd {
     let link = env::var(LINK_VARIABLE).unwrap();
     let descriptor = link.split_once(':').unwrap().0.parse().unwrap();
-    // SAFETY: in bounds and aligned: no memory is touched. Alone: it was inherited, and nobody else in this process knows of
-    // it. Alive: no mapping is involved.
+    // SAFETY: in bounds and aligned: no memory is touched. Alone: it was inherited, and nobody else in this
+    // process knows of it. Alive: no mapping is involved.
     unsafe { rustix::fd::FromRawFd::from_raw_fd(descriptor) }
 }
 

@@ -1,19 +1,21 @@
 //! How long to spin before sleeping.
 //!
-//! A wake-up costs tens of microseconds where a CPU has to be woken for it; a message that comes within that time is
-//! better waited for by looking. A message that comes later is not, and nothing announces which it will be. So this goes
-//! by experience: an **idle stretch** begins with the first look that finds nothing, and ends with the next message.
+//! A wake-up costs tens of microseconds where a CPU has to be woken for it; a message that comes within that
+//! time is better waited for by looking. A message that comes later is not, and nothing announces which it
+//! will be. So this goes by experience: an **idle stretch** begins with the first look that finds nothing,
+//! and ends with the next message.
 //!
 //! | a stretch that ended | the next one is spun through |
 //! |---|---|
 //! | while it was spun through | for [`LONGEST`] at most |
-//! | in sleep, but within [`PAYS`]: spinning would have caught it, had there been any | for [`LONGEST`] at most |
+//! | in sleep, but within [`PAYS`]: spinning would have caught it | for [`LONGEST`] at most |
 //! | in sleep, after that | for half as long as this one, and not at all below [`SHORTEST`] |
 //! | with one more message of ours, and no answer to the last | likewise |
 //!
-//! So a link whose messages are far apart learns within five of them not to spin, and needs no probing to learn the opposite:
-//! sleeping tells the time too. Within one stretch the budget is spent once, so that an idle link costs no CPU. A message
-//! that this side sends starts a new stretch, since an answer may come soon; one that only ever sends learns that none does.
+//! So a link whose messages are far apart learns within five of them not to spin, and needs no probing to
+//! learn the opposite: sleeping tells the time too. Within one stretch the budget is spent once, so that an
+//! idle link costs no CPU. A message that this side sends starts a new stretch, since an answer may come
+//! soon; one that only ever sends learns that none does.
 //!
 //! The clock is read once for every [`LOOKS`] looks, and once for each sleep.
 
@@ -159,8 +161,8 @@ impl Spin {
 const LONGEST: Duration = Duration::from_micros(50);
 /// Below this a budget is not worth its cost.
 const SHORTEST: Duration = Duration::from_micros(3);
-/// A stretch that ends in sleep within this time would have been worth spinning through: [`LONGEST`], and what the wake-up
-/// took.
+/// A stretch that ends in sleep within this time would have been worth spinning through: [`LONGEST`], and
+/// what the wake-up took.
 const PAYS: Duration = Duration::from_micros(100);
 /// The longest time to spin in one poll of a task.
 const SLICE: Duration = Duration::from_micros(3);

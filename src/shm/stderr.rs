@@ -1,7 +1,8 @@
 //! What a cell writes to its stderr: shown as it comes, and kept for the error if it does not come to serve.
 //!
-//! One task of the runtime, no thread. It ends with the pipe, or with the cell: a grandchild that keeps the pipe open does
-//! not keep the task. Writing to the host's own stderr blocks as it does for everybody who writes there.
+//! One task of the runtime, no thread. It ends with the pipe, or with the cell: a grandchild that keeps the
+//! pipe open does not keep the task. Writing to the host's own stderr blocks as it does for everybody who
+//! writes there.
 
 use std::{
     io::{self, Write},
