@@ -42,6 +42,16 @@ pub(crate) enum Role {
     Acceptor,
 }
 
+impl Role {
+    /// The role of the other side.
+    pub(crate) fn peer(self) -> Role {
+        match self {
+            Role::Initiator => Role::Acceptor,
+            Role::Acceptor => Role::Initiator,
+        }
+    }
+}
+
 /// What both peers agreed on before the first message (protocol section 3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Limits {

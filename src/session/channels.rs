@@ -1,21 +1,21 @@
 //! Which channels of a connection are open, and which ids are spent (protocol section 5).
 //!
 //! "The link's initiator allocates odd ids (1, 3, …), its acceptor even ids (2, 4, …)." Both count
-//! upwards, so one number for each side tells an id that was open once from one that never was: memory
-//! stays flat however many channels come and go.
+//! upwards, so one number for our ids, and little more for the peer's, tell an id that was open once from one
+//! that never was: memory stays flat however many channels come and go.
 
-use super::{Ends, IdMap};
+use super::{Ends, IdMap, ids::UsedIds};
 use crate::{
     error::Violation,
     link::{ChannelRef, Role},
 };
 
-/// The channels of one connection. Invariant: every id in `open` is below `next` or at most
-/// `highest_of_peer`, by its parity.
+/// The channels of one connection. Invariant: every id in `open` is below `next` or one of `peers`, by its
+/// parity.
 pub(crate) struct Channels<E: Ends> {
     open: IdMap<Entry<E>>,
     next: u64,
-    highest_of_peer: u64,
+    peers: UsedIds,
 }
 
 /// An open channel.
@@ -34,7 +34,8 @@ pub(crate) enum Arrived<'a, E: Ends> {
 
 impl<E: Ends> Channels<E> {
     pub(crate) fn new(role: Role) -> Self {
-        Channels { open: IdMap::default(), next: first_id(role), highest_of_peer: 0 }
+        let peers = UsedIds::new(first_id(role.peer()));
+        Channels { open: IdMap::default(), next: first_id(role), peers }
     }
 
     /// The id that the next channel opened by this side gets.
@@ -45,37 +46,29 @@ impl<E: Ends> Channels<E> {
     /// Registers a channel that this side opened. Ids are taken in order: each is at least
     /// [`next_id`](Channels::next_id).
     pub(crate) fn insert_own(&mut self, id: u64, channel: E::Channel) {
-        debug_assert!(id >= self.next && id % 2 == self.next % 2);
+        debug_assert!(id >= self.next && id % STEP == self.next % STEP);
         self.next = id + STEP;
         self.open.insert(id, Entry { channel, closed: false });
     }
 
-    /// Registers a channel that the peer opened, after [`check_new`](Channels::check_new).
+    /// Registers a channel that the peer opened, after [`take_ids`](Channels::take_ids).
     pub(crate) fn insert_peers(&mut self, id: u64, channel: E::Channel) {
-        self.highest_of_peer = self.highest_of_peer.max(id);
+        debug_assert!(self.peers.contains(id));
         self.open.insert(id, Entry { channel, closed: false });
     }
 
-    /// Checks the ids of channels that the peer opens: not 0, of the peer's parity, never used before.
-    pub(crate) fn check_new(&self, channels: &[ChannelRef]) -> Result<(), Violation> {
-        let mut highest = self.highest_of_peer;
+    /// Takes the ids of channels that the peer opens: not 0, of the peer's parity, never used before, in
+    /// any order. They are spent until [`insert_peers`](Channels::insert_peers) opens them.
+    pub(crate) fn take_ids(&mut self, channels: &[ChannelRef]) -> Result<(), Violation> {
         for channel in channels {
             if channel.id == 0 {
                 return Err(Violation::ZeroChannel);
             }
-            if channel.id % 2 == self.next % 2 || channel.id <= highest {
+            if !self.peers.take(channel.id) {
                 return Err(Violation::UnknownChannel { channel_id: channel.id });
             }
-            highest = channel.id;
         }
         Ok(())
-    }
-
-    /// Marks ids that the peer opened as spent without opening them.
-    pub(crate) fn spend(&mut self, channels: &[ChannelRef]) {
-        if let Some(last) = channels.last() {
-            self.highest_of_peer = self.highest_of_peer.max(last.id);
-        }
     }
 
     /// `channeling.unknown`: the id of a message that arrived must be open, or have been.
@@ -83,7 +76,7 @@ impl<E: Ends> Channels<E> {
         if id == 0 {
             return Err(Violation::ZeroChannel);
         }
-        let was_opened = if id % 2 == self.next % 2 { id < self.next } else { id <= self.highest_of_peer };
+        let was_opened = if self.peers.may_hold(id) { self.peers.contains(id) } else { id < self.next };
         match self.open.get_mut(&id) {
             Some(entry) => Ok(Arrived::Open(entry)),
             None if was_opened => Ok(Arrived::Spent),

@@ -12,7 +12,7 @@
 //! |---|---|---|
 //! | `calls` | our requests in flight | 4 |
 //! | `serving` | the peer's requests that run here | 4 |
-//! | `channels` | open channels, and which ids are spent | 5 |
+//! | `channels`, `ids` | open channels, and which ids are spent | 5 |
 //! | `credit` | what one channel may send, or was granted | 6 |
 //! | `deadlines` | when calls and requests run out | 4 |
 //! | `metadata` | entries and their limits | 4 |
@@ -27,6 +27,7 @@ pub(crate) mod calls;
 pub(crate) mod channels;
 pub(crate) mod credit;
 pub(crate) mod deadlines;
+mod ids;
 pub(crate) mod metadata;
 pub(crate) mod serving;
 
@@ -225,13 +226,12 @@ impl<E: Ends> Session<E> {
         self.check_payload(message.payload)?;
         let metadata = Metadata::decode(metadata)?;
         let connection = self.open(conn_id)?;
-        connection.channels.check_new(message.channels)?;
+        connection.channels.take_ids(message.channels)?;
         // `call.request-id.duplicate-detection`: "a duplicate of one in flight: Goodbye".
         if connection.serving.is_running(request_id) {
             return Err(Violation::DuplicateRequest { request_id });
         }
         if connection.serving.is_full() {
-            connection.channels.spend(message.channels);
             return Ok(Delivery::Refused { conn_id, request_id });
         }
         Ok(Delivery::Request(Incoming {
@@ -256,11 +256,10 @@ impl<E: Ends> Session<E> {
         // Nobody is shown a Response's metadata, but its rules hold.
         Metadata::decode(metadata)?;
         let connection = self.open(conn_id)?;
-        connection.channels.check_new(message.channels)?;
+        connection.channels.take_ids(message.channels)?;
         // "A Response for an unknown id is ignored (and logged)."
         let Some(pending) = connection.calls.answered(request_id) else {
             tracing::debug!(request_id, "a response to no call was ignored");
-            connection.channels.spend(message.channels);
             return Ok(Delivery::Nothing);
         };
         if let Some(deadline) = pending.deadline {
