@@ -8,7 +8,7 @@ use std::{
     future::Future,
     pin::pin,
     sync::{
-        Arc,
+        Arc, MutexGuard,
         atomic::{AtomicU8, Ordering},
     },
     task::{Context, Poll, Wake, Waker},
@@ -39,16 +39,17 @@ fn run<F: Future>(future: F, hub: Option<&Arc<Hub>>) -> F::Output {
             return output;
         }
         while !blocked.is_woken() {
-            match hub.map(|hub| (hub, hub.receive.try_lock())) {
-                Some((hub, Ok(mut receiver))) => receive_until_woken(hub, &mut **receiver, &blocked),
+            match hub.filter(|hub| hub.can_share_receiving()).map(|hub| (hub, hub.receive.try_lock())) {
+                Some((hub, Ok(receiver))) => receive_until_woken(hub, receiver, &blocked),
                 Some((_, Err(_))) | None => blocked.park(),
             }
         }
     }
 }
 
-/// Receives until this thread's own wait is over, or the link is. Holds the receive role.
-fn receive_until_woken(hub: &Arc<Hub>, receiver: &mut dyn Receiver, blocked: &Blocked) {
+/// Receives until this thread's own wait is over, or the link is. Has the receive role, and lets it go before
+/// it parks: the driver may be waiting for it.
+fn receive_until_woken(hub: &Arc<Hub>, mut receiver: MutexGuard<'_, Box<dyn Receiver>>, blocked: &Blocked) {
     let driver = hub.driver_waker();
     let mut may_sleep = true;
     while may_sleep {
@@ -72,7 +73,9 @@ fn receive_until_woken(hub: &Arc<Hub>, receiver: &mut dyn Receiver, blocked: &Bl
             blocked.change(SLEEPING, RUNNING);
         }
     }
-    if receiver.hand_back() || hub.ending().is_some() {
+    let arrived = receiver.hand_back();
+    drop(receiver);
+    if arrived || hub.ending().is_some() {
         hub.wake_driver();
     }
     if !blocked.is_woken() {

@@ -270,6 +270,9 @@ where
 /// The only caller on a link may find its answer itself, if experience says that it comes at once: then no
 /// task is switched to at all.
 fn look_ahead(hub: &Arc<Hub>) {
+    if !hub.can_share_receiving() {
+        return;
+    }
     let alone = lock(&hub.session).connection(ROOT).is_some_and(|open| open.calls.in_flight() == 1);
     if !alone {
         return;

@@ -65,7 +65,9 @@ impl Driver {
     fn poll_round(&mut self, cx: &mut Context<'_>) -> Result<bool, LinkEnd> {
         let (received, asleep) = self.poll_receive(cx)?;
         // After the receiver has armed its wake-up: what comes later rings.
-        self.hub.wake_waiting(cx)?;
+        if let Err(end) = self.hub.wake_waiting(cx) {
+            return Err(self.drained(end)); // the peer may have said goodbye before it closed its end
+        }
         if (asleep || self.polls.is_multiple_of(WATCH_EVERY))
             && let Some(watcher) = &mut self.watcher
         {

@@ -235,6 +235,12 @@ impl Hub {
         granted.iter().for_each(|channel| channel.wake_writers());
     }
 
+    /// Whether others than the driver may take the receive role. On links whose receiver is woken through the
+    /// driver's task they may not: a wake-up would find the role taken, and be lost.
+    pub(crate) fn can_share_receiving(&self) -> bool {
+        self.interrupt.is_some()
+    }
+
     /// The driver's task, as it polls.
     pub(crate) fn set_driver(&self, waker: &Waker) {
         let mut driver = lock(&self.driver);

@@ -1,0 +1,118 @@
+//! Every link, with the suite's service at its far end.
+
+use adjoin::{Connection, Options, Settings, local, stream};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+
+use super::suite::{BackDispatcher, BackService, SuiteClient, SuiteDispatcher, SuiteService};
+
+/// The kinds of links that the suite runs over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Local,
+    Uds,
+    Tcp,
+    #[cfg(target_os = "linux")]
+    Shm,
+}
+
+/// A client of the suite's service, and what keeps the far end alive.
+pub struct Peer {
+    pub kind: Kind,
+    pub connection: Connection,
+    pub suite: SuiteClient,
+    _far: Far,
+}
+
+enum Far {
+    Here {
+        _connection: Connection,
+    },
+    #[cfg(target_os = "linux")]
+    Process {
+        _cell: adjoin::Cell,
+    },
+}
+
+/// The limits that the suite runs with.
+pub fn settings() -> Settings {
+    Settings::default().max_payload_size(MAX_PAYLOAD)
+}
+
+/// The longest payload in the suite, in bytes: small enough to fit a ring.
+pub const MAX_PAYLOAD: u32 = 128 << 10;
+
+fn serving() -> Options {
+    Options::new().settings(settings()).serve(SuiteDispatcher::new(SuiteService::default()))
+}
+
+fn calling() -> Options {
+    Options::new().settings(settings()).serve(BackDispatcher::new(BackService))
+}
+
+/// Connects to the suite's service over a link of this kind.
+pub async fn connect(kind: Kind) -> Peer {
+    let (connection, far) = match kind {
+        Kind::Local => {
+            let (near, far) = local::pair(calling(), serving());
+            (near, Far::Here { _connection: far })
+        }
+        Kind::Uds => {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("suite.sock");
+            let listener = UnixListener::bind(&path).unwrap();
+            let near = UnixStream::connect(&path).await.unwrap();
+            let far = listener.accept().await.unwrap().0;
+            over_stream(near, far).await
+        }
+        Kind::Tcp => {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let far = listener.accept().await.unwrap().0;
+            near.set_nodelay(true).unwrap();
+            far.set_nodelay(true).unwrap();
+            over_stream(near, far).await
+        }
+        #[cfg(target_os = "linux")]
+        Kind::Shm => {
+            let cell = adjoin::spawn(cell_command(), calling()).await.unwrap();
+            (cell.connection().clone(), Far::Process { _cell: cell })
+        }
+    };
+    let suite = SuiteClient::new(&connection);
+    Peer { kind, connection, suite, _far: far }
+}
+
+async fn over_stream<S>(near: S, far: S) -> (Connection, Far)
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + 'static,
+{
+    let (near, far) =
+        tokio::try_join!(stream::connect(near, calling()), stream::accept(far, serving())).unwrap();
+    (near, Far::Here { _connection: far })
+}
+
+/// The test binary itself, as a cell: it runs the one test that serves.
+pub fn cell_command() -> std::process::Command {
+    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", CELL_ENTRY, "--nocapture", "--test-threads=1", "--quiet"]);
+    command.stdout(std::process::Stdio::null());
+    command
+}
+
+/// The name of the test that serves when it runs in a cell; each test binary has one that calls
+/// [`serve_if_cell`].
+pub const CELL_ENTRY: &str = "cell_entry";
+
+/// Serves the suite if this process was started as a cell, until its host is gone.
+#[cfg(target_os = "linux")]
+pub fn serve_if_cell() {
+    if std::env::var_os("ADJOIN_LINK").is_none() {
+        return;
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let host = adjoin::cell(serving()).await.unwrap();
+        host.closed().await;
+    });
+    std::process::exit(0);
+}
