@@ -8,9 +8,14 @@
 //! | a stretch that ended | the next one is spun through |
 //! |---|---|
 //! | while it was spun through | for [`LONGEST`] at most |
-//! | in sleep, but within [`PAYS`]: spinning would have caught it | for [`LONGEST`] at most |
-//! | in sleep, after that | for half as long as this one, and not at all below [`SHORTEST`] |
+//! | in sleep, after it had been spun through in vain | for half as long, and not at all below [`SHORTEST`] |
+//! | in sleep, with no spin, but within [`PAYS`]: spinning would have caught it | for [`LONGEST`] at most, if that has happened often enough in a row |
+//! | in sleep, after that | for half as long, and not at all below [`SHORTEST`] |
 //! | with one more message of ours, and no answer to the last | likewise |
+//!
+//! "Often enough" is once at first, and twice as often after each time that spinning has been given up, until
+//! it succeeds again: two processes that share a CPU answer each other within microseconds of *sleep*, and
+//! never while either spins.
 //!
 //! So a link whose messages are far apart learns within five of them not to spin, and needs no probing to
 //! learn the opposite: sleeping tells the time too. Within one stretch the budget is spent once, so that an
@@ -20,7 +25,7 @@
 //! The clock is read once for every [`LOOKS`] looks, and once for each sleep.
 
 use std::{
-    thread,
+    fs,
     time::{Duration, Instant},
 };
 
@@ -35,6 +40,10 @@ pub(super) struct Spin {
     stretch: Stretch,
     /// Whether the stretch began with a message of this side, and no answer to it.
     asked: bool,
+    /// Short sleeps in a row, with no spin before them.
+    short_sleeps: u32,
+    /// How many of those it takes to spin again.
+    patience: u32,
 }
 
 /// The idle stretch that lasts.
@@ -45,7 +54,7 @@ enum Stretch {
     /// Nothing was there at this time, and there has been no sleep since.
     Awake(Instant),
     /// As before, but the budget is spent and there was a sleep.
-    Slept(Instant),
+    Slept { since: Instant, spun: bool },
 }
 
 /// What came of spinning.
@@ -61,13 +70,14 @@ pub(super) enum Spun {
 
 impl Spin {
     pub(super) fn new(waiting: Waiting) -> Self {
-        // On one CPU the peer does not run while this side spins.
-        let alone = thread::available_parallelism().is_ok_and(|cpus| cpus.get() == 1);
+        // On one CPU the peer does not run while this side spins. Not `available_parallelism`: that is of this
+        // process, and one that is pinned to a CPU may well have a peer on another.
+        let alone = fs::read_to_string(ONLINE).is_ok_and(|list| !list.contains(['-', ',']));
         Spin::with(if alone && waiting == Waiting::Adaptive { Waiting::Sleep } else { waiting })
     }
 
     fn with(waiting: Waiting) -> Self {
-        Spin { waiting, budget: LONGEST, stretch: Stretch::Busy, asked: false }
+        Spin { waiting, budget: LONGEST, stretch: Stretch::Busy, asked: false, short_sleeps: 0, patience: 1 }
     }
 
     /// Whether this side never sleeps.
@@ -80,7 +90,7 @@ impl Spin {
         match self.waiting {
             Waiting::Spin => true,
             Waiting::Sleep => false,
-            Waiting::Adaptive => !self.budget.is_zero() && !matches!(self.stretch, Stretch::Slept(_)),
+            Waiting::Adaptive => !self.budget.is_zero() && !matches!(self.stretch, Stretch::Slept { .. }),
         }
     }
 
@@ -89,9 +99,21 @@ impl Spin {
         self.asked = false;
         match std::mem::replace(&mut self.stretch, Stretch::Busy) {
             Stretch::Busy => {}
-            Stretch::Awake(_) => self.budget = LONGEST,
-            Stretch::Slept(since) if since.elapsed() <= PAYS => self.budget = LONGEST,
-            Stretch::Slept(_) => self.disappointed(),
+            Stretch::Awake(_) => {
+                self.budget = LONGEST;
+                self.patience = 1;
+            }
+            Stretch::Slept { since, spun: false } if since.elapsed() <= PAYS => {
+                self.short_sleeps += 1;
+                if self.short_sleeps >= self.patience {
+                    self.short_sleeps = 0;
+                    self.budget = LONGEST;
+                }
+            }
+            Stretch::Slept { .. } => {
+                self.short_sleeps = 0;
+                self.disappointed();
+            }
         }
     }
 
@@ -104,14 +126,22 @@ impl Spin {
     }
 
     fn disappointed(&mut self) {
+        if self.budget.is_zero() {
+            return;
+        }
         let half = self.budget / 2;
-        self.budget = if half < SHORTEST { Duration::ZERO } else { half };
+        if half < SHORTEST {
+            self.budget = Duration::ZERO;
+            self.patience = (self.patience * 2).min(MOST_PATIENT);
+        } else {
+            self.budget = half;
+        }
     }
 
     /// This side goes to sleep.
     pub(super) fn sleeps(&mut self) {
         if let Stretch::Awake(since) = self.stretch {
-            self.stretch = Stretch::Slept(since);
+            self.stretch = Stretch::Slept { since, spun: !self.budget.is_zero() };
         }
     }
 
@@ -129,7 +159,7 @@ impl Spin {
         if self.waiting == Waiting::Sleep {
             return Ok(Spun::Exhausted);
         }
-        if matches!(self.stretch, Stretch::Slept(_)) {
+        if matches!(self.stretch, Stretch::Slept { .. }) {
             return Ok(Spun::Exhausted);
         }
         let start = Instant::now();
@@ -164,6 +194,10 @@ const SHORTEST: Duration = Duration::from_micros(3);
 /// A stretch that ends in sleep within this time would have been worth spinning through: [`LONGEST`], and
 /// what the wake-up took.
 const PAYS: Duration = Duration::from_micros(100);
+/// Short sleeps at most before spinning is tried again: a try costs about two [`LONGEST`].
+const MOST_PATIENT: u32 = 4096;
+/// Which CPUs there are: `0`, or a list like `0-3`.
+const ONLINE: &str = "/sys/devices/system/cpu/online";
 /// The longest time to spin in one poll of a task.
 const SLICE: Duration = Duration::from_micros(3);
 /// Looks for each look at the clock: about half a microsecond.
@@ -182,7 +216,10 @@ mod tests {
     /// An idle stretch that ends in sleep, so long ago.
     fn sleep_for(spin: &mut Spin, time: Duration) {
         while spin.slice(nothing) == Ok(Spun::Again) {}
-        spin.stretch = Stretch::Slept(Instant::now().checked_sub(time).unwrap());
+        spin.sleeps();
+        if let Stretch::Slept { since, .. } = &mut spin.stretch {
+            *since = Instant::now().checked_sub(time).unwrap();
+        }
         spin.busy();
     }
 
@@ -214,7 +251,21 @@ mod tests {
         }
         assert_eq!(spin.budget, Duration::ZERO);
         sleep_for(&mut spin, Duration::ZERO);
+        sleep_for(&mut spin, Duration::ZERO);
         assert_eq!(spin.budget, LONGEST);
+    }
+
+    #[test]
+    fn a_peer_that_only_answers_sleepers_is_spun_for_less_and_less_often() {
+        let mut spin = Spin::with(Waiting::Adaptive);
+        let mut spun = Vec::new();
+        for _ in 0..1000 {
+            spun.push(!spin.budget.is_zero());
+            sleep_for(&mut spin, Duration::ZERO);
+        }
+        let of = |part: &[bool]| part.iter().filter(|spun| **spun).count();
+        assert!(of(&spun[..100]) > 0, "it is tried");
+        assert!(of(&spun[500..]) < 20, "and given up: {} of 500", of(&spun[500..]));
     }
 
     #[test]
