@@ -1,4 +1,170 @@
-//! adjoin
+//! Processes on one machine call each other, and stream to each other, as if they were one program: typed
+//! async calls and channels, carried by shared memory.
+//!
+//! A **host** starts other processes, its **cells**, and is linked with each of them through a segment of
+//! shared memory of their own. Both sides offer services, and both sides call: a service is a plain trait. The
+//! same services run over Unix sockets, TCP and within one process, without a change.
+//!
+//! # A first call
+//!
+//! The host:
+//!
+//! ```no_run
+//! # #[cfg(all(feature = "macros", target_os = "linux"))] mod example {
+//! use adjoin::Options;
+//! use std::process::Command;
+//!
+//! #[adjoin::service]
+//! trait Greeter {
+//!     async fn greet(&self, name: String) -> String;
+//! }
+//!
+//! #[tokio::main(flavor = "current_thread")]
+//! async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let cell = adjoin::spawn(Command::new("./greeter"), Options::new()).await?;
+//!     let greeter = GreeterClient::new(cell.connection());
+//!     println!("{}", greeter.greet("world".into()).await?);
+//!     Ok(())
+//! }
+//! # } fn main() {}
+//! ```
+//!
+//! The cell, a program of its own that has the same trait:
+//!
+//! ```no_run
+//! # #[cfg(all(feature = "macros", target_os = "linux"))] mod example {
+//! # #[adjoin::service]
+//! # trait Greeter {
+//! #     async fn greet(&self, name: String) -> String;
+//! # }
+//! use adjoin::Options;
+//!
+//! struct English;
+//!
+//! impl Greeter for English {
+//!     async fn greet(&self, name: String) -> String {
+//!         format!("Hello, {name}!")
+//!     }
+//! }
+//!
+//! #[tokio::main(flavor = "current_thread")]
+//! async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let host = adjoin::cell(Options::new().serve(GreeterDispatcher::new(English))).await?;
+//!     host.closed().await; // a cell lives as long as its link
+//!     Ok(())
+//! }
+//! # } fn main() {}
+//! ```
+//!
+//! # Streams
+//!
+//! A [`Tx`] or an [`Rx`] may stand anywhere in arguments and results. The one in an argument is what the callee
+//! will hold, and the caller keeps the other half. A sender waits while its receiver is a window of bytes
+//! behind, so a slow reader stalls its own stream and nothing else.
+//!
+//! ```
+//! # #[cfg(feature = "macros")] mod example {
+//! use adjoin::{Options, Rx, channel, local};
+//!
+//! #[adjoin::service]
+//! trait Adder {
+//!     async fn sum(&self, numbers: Rx<u64>) -> u64;
+//! }
+//!
+//! struct Plain;
+//!
+//! impl Adder for Plain {
+//!     async fn sum(&self, mut numbers: Rx<u64>) -> u64 {
+//!         let mut sum = 0;
+//!         while let Ok(Some(number)) = numbers.recv().await {
+//!             sum += number;
+//!         }
+//!         sum
+//!     }
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # pub async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! // A link within this process: the same code runs over every other one.
+//! let (client, _server) = local::pair(Options::new(), Options::new().serve(AdderDispatcher::new(Plain)));
+//! let adder = AdderClient::new(&client);
+//! let (tx, rx) = channel();
+//! let send = async {
+//!     for number in 1..=100 {
+//!         tx.send(number).await?;
+//!     }
+//!     drop(tx); // that was all
+//!     Ok::<_, adjoin::SendError>(())
+//! };
+//! let (sum, sent) = tokio::join!(adder.sum(rx), send);
+//! sent?;
+//! assert_eq!(sum?, 5050);
+//! # Ok(()) }
+//! # }
+//! # #[cfg(feature = "macros")] fn main() { example::main().unwrap() }
+//! # #[cfg(not(feature = "macros"))] fn main() {}
+//! ```
+//!
+//! # Where to look
+//!
+//! | to | see |
+//! |---|---|
+//! | describe a service, pin a method's id, run a handler in place | [`service`] |
+//! | start a cell, or be one | [`spawn`], [`cell`], [`Cell`] |
+//! | link over sockets, or within a process | [`stream`], [`local`] |
+//! | set limits, and how to wait | [`Settings`], [`Waiting`], [`Options`] |
+//! | give a call a timeout or metadata, or make it from a plain thread | [`Call`] |
+//! | stream | [`Tx`], [`Rx`], [`channel()`] |
+//! | know who calls, call back from a handler | [`Context`] |
+//! | know how a link ended | [`Connection::closed`], [`LinkEnd`] |
+//!
+//! The example `host_and_cell` does all of the first rows, and measures what a call costs over each link.
+//!
+//! # What goes wrong, and how it looks
+//!
+//! Nothing that a peer does can hang or crash this side. A peer that dies, exits or breaks the protocol ends
+//! its link: every call and stream that is open on it fails with the [`LinkEnd`], which says how. Other links
+//! notice nothing.
+//!
+//! | an operation | fails with | which tells apart |
+//! |---|---|---|
+//! | a call | [`CallError`] | the service said no; the peer does not know the method, could not read the arguments, cancelled; time ran out; the link is gone; refused here |
+//! | a send, a receive | [`SendError`], [`RecvError`] | the other side is done; the link is gone; refused here |
+//! | opening a link | `SpawnError`, `AttachError`, [`stream::HandshakeError`] | who did not agree, and on what; a cell's exit status and last words |
+//! | a link, while it runs | [`LinkEnd`] | closed here; goodbye; exit code; signal; a rule broken ([`Violation`]) |
+//!
+//! What is refused here ([`Refusal`]) was never sent, and names the limit and the setting that widens it.
+//!
+//! # Layers
+//!
+//! ```text
+//!   your traits                 #[adjoin::service]
+//!   ───────────────────────────────────────────────────────────────────────────────
+//!   open       where connections come from: spawn and cell, stream, local
+//!   rpc        calls, dispatch, Tx and Rx; the driver: one task a link
+//!   session    the protocol: messages in, deliveries out; no socket, clock, task or lock
+//!   link       what a session needs of a transport; byte streams, within a process
+//!   shm        segments: memfds, futexes, processes                       (Linux)
+//!   ───────────────────────────────────────────────────────────────────────────────
+//!   adjoin-shm-layout           what lies in a segment, and the algorithms on it
+//! ```
+//!
+//! Each knows only what stands below it; `shm` implements the traits of `link`. To read the source, start with
+//! `link/mod.rs` (a transport is five small traits), go on with `session/mod.rs` and its tests (the rules of
+//! the protocol), then `rpc/hub.rs` and `rpc/deliver.rs` (the way out and the way in), and last `shm` with the
+//! documentation of `adjoin-shm-layout`.
+//!
+//! # Platforms
+//!
+//! Shared memory needs Linux 5.16 or newer, for `futex_waitv`. On other systems `spawn`, `spawn_with`, `cell`,
+//! `Cell`, their errors and `handshake` do not exist, so that what needs them does not compile; calls and
+//! streams over sockets and within a process are all there.
+//!
+//! # Features
+//!
+//! - `macros` (default): the attribute macro [`service`].
+//!
+//! A tokio runtime with I/O and time enabled drives the links. Rust 1.88 or newer.
 #![deny(unsafe_code)]
 
 extern crate self as adjoin;
@@ -39,7 +205,7 @@ pub use shm::{AttachError, CellStderr, SpawnError};
 /// What can go wrong while a host and a cell agree on a segment.
 #[cfg(target_os = "linux")]
 pub mod handshake {
-    pub use crate::shm::{HandshakeError, Limit, Refusal, Seal, SegmentError};
+    pub use crate::shm::{HandshakeError, PeerRefusal, Seal, SegmentError, SegmentLimit};
 }
 
 #[cfg(feature = "macros")]
