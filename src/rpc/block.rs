@@ -5,6 +5,7 @@
 //! wakes it.
 
 use std::{
+    cell::Cell,
     future::Future,
     pin::pin,
     sync::{
@@ -28,7 +29,28 @@ pub(crate) fn block_on_link<F: Future>(hub: &Arc<Hub>, future: F) -> F::Output {
     run(future, Some(hub))
 }
 
+thread_local! {
+    static BLOCKING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether this thread runs a future by blocking on it, outside of a runtime.
+pub(crate) fn is_blocking() -> bool {
+    BLOCKING.get()
+}
+
+/// Marks the thread, also until a panic.
+struct Blocking {
+    outer: bool,
+}
+
+impl Drop for Blocking {
+    fn drop(&mut self) {
+        BLOCKING.set(self.outer);
+    }
+}
+
 fn run<F: Future>(future: F, hub: Option<&Arc<Hub>>) -> F::Output {
+    let _blocking = Blocking { outer: BLOCKING.replace(true) };
     let interrupt = hub.and_then(|hub| hub.interrupt.clone());
     let blocked = Arc::new(Blocked { thread: thread::current(), state: AtomicU8::new(RUNNING), interrupt });
     let waker = Waker::from(Arc::clone(&blocked));

@@ -9,7 +9,7 @@ use std::{
     marker::PhantomData,
     pin::Pin,
     sync::Arc,
-    task::{Context as TaskContext, Poll},
+    task::{Context as TaskContext, Poll, Waker},
     time::{Duration, Instant},
 };
 
@@ -182,8 +182,13 @@ fn send_request<A: Arguments>(
     out.send(&head, &mut body).map_err(sort)?;
     let slot = CallSlot::new();
     open.calls.start(Arc::clone(&slot), body.channels(), deadline);
+    let alone = open.calls.in_flight() == 1;
     body.adopt(connection, &mut session, ROOT);
-    hub.published(out.publish());
+    if alone {
+        hub.published(out.publish());
+    } else {
+        hub.publish_soon(&mut out);
+    }
     if let Some(at) = deadline
         && session.deadlines.add(at, Due::Call { conn_id: ROOT, request_id })
     {
@@ -248,20 +253,24 @@ where
     type Output = Result<T, CallError<E>>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Self::Output> {
+        // A task whose calls are all answered at once lets others run now and then.
+        let coop = std::task::ready!(tokio::task::coop::poll_proceed(cx));
         let this = &mut *self;
         let fresh = !matches!(this.state, State::Waiting { .. });
         if fresh {
             let started = std::task::ready!(this.poll_start(cx));
             if let Err(error) = started {
+                coop.made_progress();
                 this.state = State::Done;
                 return Poll::Ready(Err(error));
             }
         }
         let State::Waiting { slot, .. } = &this.state else { return Poll::Pending };
         if fresh {
-            look_ahead(this.connection.hub());
+            look_ahead(this.connection.hub(), cx.waker());
         }
         let outcome = std::task::ready!(slot.poll(cx));
+        coop.made_progress();
         this.state = State::Done;
         Poll::Ready(Self::read(outcome, this.timeout))
     }
@@ -269,12 +278,8 @@ where
 
 /// The only caller on a link may find its answer itself, if experience says that it comes at once: then no
 /// task is switched to at all.
-fn look_ahead(hub: &Arc<Hub>) {
-    if !hub.can_share_receiving() {
-        return;
-    }
-    let alone = lock(&hub.session).connection(ROOT).is_some_and(|open| open.calls.in_flight() == 1);
-    if !alone {
+fn look_ahead(hub: &Arc<Hub>, caller: &Waker) {
+    if !hub.can_share_receiving() || !hub.is_only_caller(caller) {
         return;
     }
     let Ok(mut receiver) = hub.receive.try_lock() else { return };

@@ -17,7 +17,7 @@
 //! vector in exchange for its empty one, so that elements cost no allocation and the lock is taken once for
 //! a batch.
 //!
-//! Order of locks: session, then outgoing, then `state`. `reading` comes before all of them.
+//! Order of locks: session, then outgoing, then `state`.
 
 use std::{
     collections::VecDeque,
@@ -47,8 +47,6 @@ pub(crate) struct Channel {
     /// `state.end` is set: a hint that saves senders the lock.
     over: AtomicBool,
     pub(crate) state: Mutex<State>,
-    /// What the reader holds. Locked by the reader, and when the reader's half is passed on.
-    pub(crate) reading: Mutex<Reading>,
 }
 
 /// The link that a channel belongs to.
@@ -155,7 +153,6 @@ impl Channel {
                 uncredited: 0,
                 close_after_queue: false,
             }),
-            reading: Mutex::new(Reading::default()),
         }
     }
 
@@ -202,9 +199,9 @@ impl Channel {
         true
     }
 
-    /// One of its halves went out in a message: the other one is remote from now on.
-    pub(crate) fn passed(&self, half: Half, remote: Remote) -> Passed {
-        let mut reading = lock(&self.reading);
+    /// One of its halves went out in a message: the other one is remote from now on. `unread` is what the
+    /// reader had taken out of the queue and not looked at.
+    pub(crate) fn passed(&self, half: Half, remote: Remote, unread: Vec<u8>) -> Passed {
         let mut state = lock(&self.state);
         let window = remote.window;
         let _ = self.remote.set(remote);
@@ -223,7 +220,7 @@ impl Channel {
                     state.close_after_queue = true;
                     self.over.store(false, Ordering::Relaxed); // see `is_over`
                 }
-                let parts = [mem::take(&mut *reading).rest(), mem::take(&mut state.queue)];
+                let parts = [unread, mem::take(&mut state.queue)];
                 let queued: Vec<_> = parts.into_iter().filter(|part| !part.is_empty()).collect();
                 if queued.is_empty() && !state.close_after_queue {
                     self.set_direct();
@@ -252,22 +249,33 @@ impl Channel {
         None
     }
 
-    /// An element arrived from the peer. Returns the reader to wake.
-    pub(crate) fn push(&self, channel_id: u64, element: &[u8]) -> Result<Option<Waker>, Violation> {
+    /// Elements arrived from the peer: `elements`, as the queue keeps them, of `len` bytes of payload in all.
+    /// Returns the reader to wake. `elements` comes back empty, with room to be used again.
+    pub(crate) fn push(
+        &self,
+        channel_id: u64,
+        elements: &mut Vec<u8>,
+        len: usize,
+    ) -> Result<Option<Waker>, Violation> {
         let mut state = lock(&self.state);
         if !matches!(state.way, Way::Receiving | Way::Arrived) {
             return Err(Violation::UnknownChannel { channel_id });
         }
         if state.end.is_some() {
+            elements.clear();
             return Ok(None); // its reader is gone
         }
         // `flow.channel.credit-overrun`.
-        state.window.received(element.len()).map_err(|(sent, granted)| Violation::CreditOverrun {
+        state.window.received(len).map_err(|(sent, granted)| Violation::CreditOverrun {
             channel_id,
             sent,
             granted,
         })?;
-        append(&mut state.queue, element);
+        if state.queue.is_empty() {
+            mem::swap(&mut state.queue, elements);
+        } else {
+            state.queue.append(elements);
+        }
         Ok(state.reader.take())
     }
 
@@ -394,15 +402,18 @@ impl Reading {
         self.taken
     }
 
-    fn rest(mut self) -> Vec<u8> {
-        self.batch.split_off(self.at.min(self.batch.len()))
+    /// A copy of what is left of the batch.
+    pub(crate) fn unread(&self) -> Vec<u8> {
+        self.batch.get(self.at..).unwrap_or_default().to_vec()
     }
 }
 
 /// Bytes in front of each queued element.
 const LENGTH: usize = size_of::<u32>();
 
-fn append(queue: &mut Vec<u8>, element: &[u8]) {
+/// Appends an element to a queue.
+#[inline]
+pub(crate) fn append(queue: &mut Vec<u8>, element: &[u8]) {
     // Elements are bounded by the payload limit, which is a u32.
     let length = u32::try_from(element.len()).unwrap_or(u32::MAX);
     queue.reserve(LENGTH + element.len());

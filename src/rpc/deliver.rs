@@ -5,7 +5,8 @@
 //! code. Tasks are woken at the end of the drain: one wake of a reader for all elements that it brought.
 //!
 //! Counts, per message: a call's answer is one look-up, one copy into a vector of its own (one allocation)
-//! and one wake; an element is one look-up, one copy into its channel's queue and no allocation.
+//! and one wake; a run of elements of one channel is
+//! one look-up and one lock, and for each one copy and no allocation.
 
 use std::{
     collections::VecDeque,
@@ -17,7 +18,7 @@ use std::{
 use tokio::task::AbortHandle;
 
 use super::{
-    channel::{Channel, End, Unclaimed},
+    channel::{Channel, End, Unclaimed, append},
     connection::Connection,
     dispatch::IncomingRequest,
     hub::{Hub, Local},
@@ -27,7 +28,7 @@ use super::{
 };
 use crate::{
     error::{LinkEnd, Violation},
-    link::{ChannelRef, Message, Sink},
+    link::{ChannelRef, Head, Message, Sink},
     session::{Answered, Delivery, Incoming, Session, answer::Verdict, deadlines::Due},
 };
 
@@ -36,8 +37,28 @@ pub(crate) struct Deliver<'h> {
     hub: &'h Arc<Hub>,
     session: Option<MutexGuard<'h, Session<Local>>>,
     wakers: Vec<Waker>,
+    run: Option<Run>,
     /// What ends the link, found in a message.
     end: Option<LinkEnd>,
+}
+
+/// Elements of one channel that came one behind the other: looked up once, and put into the channel's queue
+/// under one lock.
+struct Run {
+    channel: Arc<Channel>,
+    conn_id: u64,
+    channel_id: u64,
+    elements: Vec<u8>,
+    /// Bytes of payload.
+    len: usize,
+}
+
+impl Run {
+    #[inline]
+    fn push(&mut self, payload: &[u8]) {
+        append(&mut self.elements, payload);
+        self.len += payload.len();
+    }
 }
 
 /// What is left to do for a message once the session is let go.
@@ -54,14 +75,38 @@ enum Todo<'m> {
 
 impl<'h> Deliver<'h> {
     pub(crate) fn new(hub: &'h Arc<Hub>) -> Self {
-        Deliver { hub, session: None, wakers: Vec::new(), end: None }
+        Deliver { hub, session: None, wakers: Vec::new(), run: None, end: None }
     }
 
     /// Ends the drain: wakes everybody, and says if the link is to end.
     pub(crate) fn finish(mut self) -> Option<LinkEnd> {
+        self.end_run();
         self.session = None;
         self.wakers.drain(..).for_each(Waker::wake);
         self.end.take()
+    }
+
+    /// One more element of the channel that had the last one.
+    #[inline]
+    fn continue_run(&mut self, message: &Message<'_>) -> bool {
+        let Some(run) = &mut self.run else { return false };
+        let same = message.head == Head::Data { conn_id: run.conn_id, channel_id: run.channel_id };
+        // A longer one is for the session to refuse.
+        let fits = message.payload.len() <= self.hub.limits.max_payload_size as usize;
+        if same && fits {
+            run.push(message.payload);
+        }
+        same && fits
+    }
+
+    /// Hands the run to its channel. What it breaks ends the link.
+    fn end_run(&mut self) {
+        let Some(mut run) = self.run.take() else { return };
+        match run.channel.push(run.channel_id, &mut run.elements, run.len) {
+            Ok(reader) => self.wakers.extend(reader),
+            Err(violation) => self.end = Some(LinkEnd::Violation(violation)),
+        }
+        self.hub.keep_spare(run.elements);
     }
 
     /// Takes one message under the session's lock.
@@ -71,8 +116,11 @@ impl<'h> Deliver<'h> {
         Ok(match session.receive(message)? {
             Delivery::Nothing => Todo::Nothing,
             Delivery::Element { channel, payload } => {
-                let id = channel.remote().map_or(0, |remote| remote.reference.id);
-                self.wakers.extend(channel.push(id, payload)?);
+                if let Head::Data { conn_id, channel_id } = message.head {
+                    let (channel, elements) = (Arc::clone(channel), hub.take_spare());
+                    let run = self.run.insert(Run { channel, conn_id, channel_id, elements, len: 0 });
+                    run.push(payload);
+                }
                 Todo::Nothing
             }
             Delivery::Credit { channel, bytes } => {
@@ -203,6 +251,13 @@ impl<'h> Deliver<'h> {
 
 impl Sink for Deliver<'_> {
     fn message(&mut self, message: Message<'_>) -> bool {
+        if self.continue_run(&message) {
+            return true;
+        }
+        self.end_run();
+        if self.end.is_some() {
+            return false;
+        }
         match self.receive(&message) {
             Ok(Todo::Nothing) => {}
             Ok(todo) => {

@@ -23,6 +23,7 @@ use std::{
 use tokio::{runtime::Handle, task::AbortHandle};
 
 use super::{
+    block::is_blocking,
     channel::{Channel, End, Passed, Remote},
     connection::{Connection, Guard},
     dispatch::ServiceDispatcher,
@@ -38,7 +39,7 @@ use crate::{
         SendFault, Sink, message::NoBody,
     },
     session::{
-        Ends, Session,
+        Ends, ROOT, Session,
         credit::{Grant, SendWindow},
         deadlines::Due,
     },
@@ -68,6 +69,8 @@ pub(crate) struct Hub {
     starving: Mutex<Vec<Arc<Channel>>>,
     starving_any: AtomicBool,
     driver: Mutex<Option<Waker>>,
+    callers: Mutex<Callers>,
+    spare: Mutex<Vec<u8>>,
     /// The driver has been woken to flush, and has not done so yet.
     flush_due: AtomicBool,
     pub(crate) runtime: Handle,
@@ -79,6 +82,16 @@ pub(crate) struct Hub {
     closed: Mutex<Waiters>,
     guard: OnceLock<Weak<Guard>>,
 }
+
+/// Who called last, and how often in a row.
+#[derive(Default)]
+struct Callers {
+    last: Option<Waker>,
+    in_a_row: u32,
+}
+
+/// Calls in a row that make a task the only caller of its link.
+const ALONE: u32 = 4;
 
 /// The parts that a hub is made of.
 pub(crate) struct HubParts {
@@ -105,6 +118,8 @@ impl Hub {
             starving: Mutex::default(),
             starving_any: AtomicBool::new(false),
             driver: Mutex::new(None),
+            callers: Mutex::default(),
+            spare: Mutex::default(),
             flush_due: AtomicBool::new(false),
             runtime: parts.runtime,
             dispatcher: parts.dispatcher,
@@ -144,7 +159,7 @@ impl Hub {
         self.check_open()?;
         let len = out.send(head, body)?;
         credit.sent(len);
-        self.published(out.publish());
+        self.publish_soon(&mut out);
         Ok(())
     }
 
@@ -155,14 +170,24 @@ impl Hub {
             if let Err(fault) = out.send_or_park(head, &mut NoBody) {
                 tracing::debug!(?fault, ?head, "a message was not sent");
             }
-            self.published(out.publish());
+            self.publish_soon(&mut out);
         }
+    }
+
+    /// Makes what was sent visible to the peer: in batches on a runtime, where the driver's turn comes as soon
+    /// as the sending task waits; at once from a plain thread, for which waking the driver is a system call.
+    pub(crate) fn publish_soon(&self, out: &mut Outgoing) {
+        self.published(if is_blocking() { out.publish() } else { out.publish_soon() });
     }
 
     /// Sees to it that what was published gets out.
     pub(crate) fn published(&self, publish: Publish) {
         // Relaxed: only whether somebody woke the driver already; the messages are behind the lock of `out`.
-        if publish == Publish::Flush && !self.flush_due.swap(true, Ordering::Relaxed) {
+        // Looked at first: an exchange is a locked instruction.
+        if publish == Publish::Flush
+            && !self.flush_due.load(Ordering::Relaxed)
+            && !self.flush_due.swap(true, Ordering::Relaxed)
+        {
             self.wake_driver();
         }
     }
@@ -260,6 +285,36 @@ impl Hub {
         }
     }
 
+    /// Whether a task that has just called is the only one: no other call is in flight, and its last
+    /// [`ALONE`] calls were the last of the link. Were it to wait for its answer in place while others want
+    /// to call, those would be let in one at a time.
+    pub(crate) fn is_only_caller(&self, caller: &Waker) -> bool {
+        let mut callers = lock(&self.callers);
+        match &mut callers.last {
+            Some(last) if last.will_wake(caller) => callers.in_a_row = callers.in_a_row.saturating_add(1),
+            last => {
+                *last = Some(caller.clone());
+                callers.in_a_row = 0;
+            }
+        }
+        if callers.in_a_row < ALONE {
+            return false;
+        }
+        drop(callers);
+        lock(&self.session).connection(ROOT).is_some_and(|open| open.calls.in_flight() == 1)
+    }
+
+    /// An empty buffer for elements, with the room that the last one had.
+    pub(crate) fn take_spare(&self) -> Vec<u8> {
+        mem::take(&mut lock(&self.spare))
+    }
+
+    /// Takes it back.
+    pub(crate) fn keep_spare(&self, mut buffer: Vec<u8>) {
+        buffer.clear();
+        *lock(&self.spare) = buffer;
+    }
+
     // ---- channels
 
     /// The table of credit that both peers see.
@@ -291,7 +346,7 @@ impl Hub {
         let credit = SendWindow::new(window);
         let connection = connection.clone();
         let remote = Remote { connection, conn_id, reference, window, own: true, credit };
-        match bound.channel.passed(bound.half, remote) {
+        match bound.channel.passed(bound.half, remote, bound.unread) {
             Passed::Done => {}
             Passed::Pump(queued) => drop(self.runtime.spawn(super::tx::pump(bound.channel, queued))),
             // Its reader is gone. Not at once: the locks are held.

@@ -75,7 +75,7 @@ impl Responder {
     pub(crate) fn refuse_unopened(hub: &Hub, conn_id: u64, request_id: u64) {
         let mut out = lock(&hub.out);
         send_verdict(&mut out, conn_id, request_id, Verdict::Cancelled);
-        hub.published(out.publish());
+        hub.publish_soon(&mut out);
     }
 
     fn refuse_with(&mut self, hub: &Arc<Hub>, verdict: Verdict) {
@@ -108,7 +108,7 @@ impl Responder {
         }
         self.answered = true;
         finish(&mut session, conn_id, request_id);
-        hub.published(out.publish());
+        hub.publish_soon(&mut out);
         Ok(())
     }
 }

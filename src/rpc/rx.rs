@@ -5,7 +5,7 @@ use std::{
     future::poll_fn,
     marker::PhantomData,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
 };
 
@@ -18,7 +18,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwn
 
 use super::{
     block::block_on,
-    channel::{Channel, End, Half, Way},
+    channel::{Channel, End, Half, Reading, Way},
     errors::RecvError,
     method_id::RX_FIELD,
     scope,
@@ -36,12 +36,14 @@ use crate::error::Violation;
 /// [`Stream`](futures_core::Stream), too.
 pub struct Rx<T> {
     channel: Arc<Channel>,
+    /// What was taken out of the channel's queue. Locked only when the handle is passed in a call.
+    reading: Mutex<Reading>,
     value: PhantomData<fn() -> T>,
 }
 
 impl<T> Rx<T> {
     pub(crate) fn new(channel: Arc<Channel>) -> Self {
-        Rx { channel, value: PhantomData }
+        Rx { channel, reading: Mutex::default(), value: PhantomData }
     }
 }
 
@@ -81,27 +83,21 @@ impl<T: DeserializeOwned + 'static> Rx<T> {
     /// As [`recv`](Rx::recv).
     pub fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<T>, RecvError>> {
         let coop = std::task::ready!(tokio::task::coop::poll_proceed(cx));
-        let channel = &*self.channel;
-        let mut reading = lock(&channel.reading);
+        let reading = self.reading.get_mut().unwrap_or_else(PoisonError::into_inner);
         loop {
             if let Some(element) = reading.next() {
                 let value = decode_value(element);
-                let taken = reading.taken();
-                if taken >= REPORT_STEP {
-                    reading.take_taken();
-                    drop(reading);
-                    self.report(taken);
-                } else {
-                    drop(reading);
+                if reading.taken() >= REPORT_STEP {
+                    report(&self.channel, reading.take_taken());
                 }
                 coop.made_progress();
                 return Poll::Ready(value.map(Some).map_err(|_| self.invalid()));
             }
             let taken = reading.take_taken();
             if taken > 0 {
-                self.report(taken);
+                report(&self.channel, taken);
             }
-            let mut state = lock(&channel.state);
+            let mut state = lock(&self.channel.state);
             if reading.refill(&mut state.queue) {
                 continue;
             }
@@ -122,14 +118,6 @@ impl<T: DeserializeOwned + 'static> Rx<T> {
         }
     }
 
-    fn report(&self, taken: usize) {
-        if let Some(grant) = self.channel.report_taken(taken)
-            && let Some(remote) = self.channel.remote()
-        {
-            remote.connection.hub().grant_by_message(remote, grant);
-        }
-    }
-
     /// `channeling.data.invalid`: an element that does not decode costs the link.
     fn invalid(&self) -> RecvError {
         if let Some(remote) = self.channel.remote() {
@@ -138,6 +126,15 @@ impl<T: DeserializeOwned + 'static> Rx<T> {
             return RecvError::Ended(violation.into());
         }
         RecvError::InvalidElement
+    }
+}
+
+/// Tells the channel what the application has taken, and grants the sender more if it is time.
+fn report(channel: &Channel, taken: usize) {
+    if let Some(grant) = channel.report_taken(taken)
+        && let Some(remote) = channel.remote()
+    {
+        remote.connection.hub().grant_by_message(remote, grant);
     }
 }
 
@@ -184,7 +181,7 @@ impl<T> fmt::Debug for Rx<T> {
 /// Binds the channel while a call's arguments or result are encoded; refuses elsewhere.
 impl<T> Serialize for Rx<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let id = scope::bind(&self.channel, Half::Rx)
+        let id = scope::bind(&self.channel, Half::Rx, || lock(&self.reading).unread())
             .ok_or_else(|| serde::ser::Error::custom("a stream's handle cannot be passed here"))?;
         serializer.serialize_u64(id)
     }

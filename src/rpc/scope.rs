@@ -29,6 +29,8 @@ pub(crate) struct Bound {
     /// The half that was passed.
     pub(crate) half: Half,
     pub(crate) id: u64,
+    /// What its reader had taken out of the queue and not looked at.
+    pub(crate) unread: Vec<u8>,
 }
 
 thread_local! {
@@ -65,7 +67,7 @@ impl Drop for Restore {
 }
 
 /// A handle is being encoded: the id that stands for it, or `None` when it cannot be passed here.
-pub(crate) fn bind(channel: &Arc<Channel>, half: Half) -> Option<u64> {
+pub(crate) fn bind(channel: &Arc<Channel>, half: Half, unread: impl FnOnce() -> Vec<u8>) -> Option<u64> {
     ENCODING.with_borrow_mut(|scope| {
         let Some(scope) = scope.as_mut() else {
             MISPLACED.set(true);
@@ -78,7 +80,7 @@ pub(crate) fn bind(channel: &Arc<Channel>, half: Half) -> Option<u64> {
         }
         let id = scope.next_id;
         scope.next_id += STEP;
-        scope.bound.push(Bound { channel: Arc::clone(channel), half, id });
+        scope.bound.push(Bound { channel: Arc::clone(channel), half, id, unread: unread() });
         Some(id)
     })
 }

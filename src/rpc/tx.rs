@@ -402,7 +402,7 @@ impl<T> fmt::Debug for Tx<T> {
 /// Binds the channel while a call's arguments or result are encoded; refuses elsewhere.
 impl<T> Serialize for Tx<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let id = scope::bind(&self.channel, Half::Tx)
+        let id = scope::bind(&self.channel, Half::Tx, Vec::new)
             .ok_or_else(|| serde::ser::Error::custom("a stream's handle cannot be passed here"))?;
         serializer.serialize_u64(id)
     }
