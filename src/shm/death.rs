@@ -9,7 +9,6 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
 use rustix::fd::OwnedFd;
@@ -17,7 +16,8 @@ use tokio::{io::unix::AsyncFd, time::Sleep};
 
 use super::{
     bell::{Bell, Heard},
-    exit, poller, process,
+    exit::{self, GRACE, GRACES},
+    poller, process,
 };
 use crate::{error::LinkEnd, link::Watcher};
 
@@ -45,8 +45,9 @@ enum HungUp {
     No,
     /// It was closed, and whoever drives the link was told to look once more: a Goodbye may be there.
     Told,
-    /// The process has this much time left to turn out dead.
-    Grace(Pin<Box<Sleep>>),
+    /// The process has this much time left to turn out dead, and so many times that again if it is on its
+    /// way.
+    Grace(Pin<Box<Sleep>>, u32),
 }
 
 impl Watch {
@@ -71,12 +72,18 @@ impl Watcher for Watch {
                 Err(error) => Poll::Ready(Err(error.into())),
             },
             HungUp::Told => {
-                let mut grace = Box::pin(tokio::time::sleep(GRACE));
-                let over = grace.as_mut().poll(cx);
-                self.hung_up = HungUp::Grace(grace);
-                over.map(|()| Err(LinkEnd::Gone))
+                self.hung_up = HungUp::Grace(Box::pin(tokio::time::sleep(GRACE)), GRACES);
+                self.poll_rung(cx)
             }
-            HungUp::Grace(grace) => grace.as_mut().poll(cx).map(|()| Err(LinkEnd::Gone)),
+            HungUp::Grace(grace, left) => {
+                ready!(grace.as_mut().poll(cx));
+                if *left == 0 || !self.peer.is_ending() {
+                    return Poll::Ready(Err(LinkEnd::Gone));
+                }
+                *left -= 1;
+                *grace = Box::pin(tokio::time::sleep(GRACE));
+                self.poll_rung(cx)
+            }
         }
     }
 }
@@ -93,6 +100,14 @@ impl Peer {
         Ok(Peer::Other(poller::register(pidfd)?))
     }
 
+    /// Whether the process is on its way out, or gone.
+    fn is_ending(&self) -> bool {
+        match self {
+            Peer::Child(child) => exit::is_ending(child.pidfd()),
+            Peer::Other(pidfd) => exit::is_ending(pidfd),
+        }
+    }
+
     /// Ready when the process has ended.
     fn poll_ended(&self, cx: &mut Context<'_>) -> Poll<LinkEnd> {
         match self {
@@ -106,7 +121,3 @@ impl Peer {
         }
     }
 }
-
-/// How long a process may take to die after it closed its end. The link of a peer that let go without dying
-/// ends this much later.
-const GRACE: Duration = Duration::from_millis(20);

@@ -5,7 +5,7 @@
 //! its pidfd (`PIDFD_GET_INFO`, Linux 6.15). Where neither says anything, the process is simply gone.
 #![allow(unsafe_code)]
 
-use std::{fs, os::unix::process::ExitStatusExt, process::ExitStatus};
+use std::{fs, os::unix::process::ExitStatusExt, process::ExitStatus, time::Duration};
 
 use rustix::{
     fd::{AsFd, AsRawFd, BorrowedFd},
@@ -41,18 +41,29 @@ pub(super) fn pid(pidfd: impl AsFd) -> Option<u32> {
     (pid > 0).then_some(pid)
 }
 
-/// The status of a zombie.
+/// Whether a process is on its way out, or gone: it lets go of its descriptors before it has ended.
+pub(super) fn is_ending(pidfd: impl AsFd) -> bool {
+    // What cannot be read is not there any more.
+    proc_field(pidfd.as_fd(), FLAGS_BEHIND_NAME).is_none_or(|flags| flags & PF_EXITING != 0)
+}
+
+/// The status of a zombie. Of a process that runs it is 0.
 fn from_proc(pidfd: BorrowedFd<'_>) -> Option<ExitStatus> {
-    let zombie = pid(pidfd)?;
-    let stat = fs::read_to_string(format!("/proc/{zombie}/stat")).ok()?;
+    let status = proc_field(pidfd, EXIT_CODE_BEHIND_NAME)?;
+    i32::try_from(status).ok().map(ExitStatus::from_raw)
+}
+
+/// A number in `/proc/PID/stat`, by its place behind the program's name.
+fn proc_field(pidfd: BorrowedFd<'_>, place: usize) -> Option<u64> {
+    let process = pid(pidfd)?;
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
     // The number may have been given to another process since; not if the pidfd still has it.
-    if pid(pidfd)? != zombie {
+    if pid(pidfd)? != process {
         return None;
     }
-    // The second field is the program's name in parentheses, which may contain anything.
+    // The name is the second field, in parentheses, and may contain anything.
     let (_, fields) = stat.rsplit_once(')')?;
-    let status = fields.split_ascii_whitespace().nth(EXIT_CODE_BEHIND_NAME)?.parse().ok()?;
-    Some(ExitStatus::from_raw(status))
+    fields.split_ascii_whitespace().nth(place)?.parse().ok()
 }
 
 /// The status of a process that was reaped.
@@ -64,6 +75,13 @@ fn from_pidfd(pidfd: BorrowedFd<'_>) -> Option<ExitStatus> {
     unsafe { ioctl::ioctl(pidfd, Updater::<PIDFD_GET_INFO, PidfdInfo>::new(&mut info)) }.ok()?;
     (info.mask & PIDFD_INFO_EXIT != 0).then(|| ExitStatus::from_raw(info.exit_code))
 }
+
+/// How long a process may take to die after it closed its end of a socket. The link of a peer that let go
+/// without dying ends this much later.
+pub(super) const GRACE: Duration = Duration::from_millis(20);
+/// How many times more it may take as long, if it [is seen to be dying](is_ending): a busy machine is slow at
+/// that, too.
+pub(super) const GRACES: u32 = 20;
 
 /// `struct pidfd_info` of `linux/pidfd.h`, in its first version, which later kernels take as well.
 #[repr(C)]
@@ -84,6 +102,10 @@ const _: () = assert!(size_of::<PidfdInfo>() == 64);
 const PIDFD_GET_INFO: Opcode = opcode::read_write::<PidfdInfo>(0xFF, 11);
 /// `PIDFD_INFO_EXIT`
 const PIDFD_INFO_EXIT: u64 = 1 << 3;
+/// Where `flags` (field 9 of `/proc/PID/stat`) is when the first two fields are gone.
+const FLAGS_BEHIND_NAME: usize = 6;
+/// The flag of a process that has begun to exit.
+const PF_EXITING: u64 = 4;
 /// Where `exit_code` (field 52 of `/proc/PID/stat`) is when the first two fields are gone.
 const EXIT_CODE_BEHIND_NAME: usize = 49;
 
@@ -114,6 +136,7 @@ mod tests {
             let (mut child, pidfd) = shell(script);
             assert_eq!(from_proc(pidfd.as_fd()), Some(ExitStatus::from_raw(expected)));
             assert_eq!(status(&pidfd), Some(ExitStatus::from_raw(expected)));
+            assert!(is_ending(&pidfd));
             child.wait().unwrap();
         }
     }
@@ -124,8 +147,15 @@ mod tests {
         child.wait().unwrap();
         assert_eq!(pid(&pidfd), None);
         assert_eq!(from_proc(pidfd.as_fd()), None);
+        assert!(is_ending(&pidfd));
         // Linux before 6.15 does not tell.
         assert!(matches!(status(&pidfd).map(link_end), None | Some(LinkEnd::Exited { code: 7 })));
+    }
+
+    #[test]
+    fn a_process_that_runs_is_not_ending() {
+        let own = pidfd_open(rustix::process::getpid(), PidfdFlags::empty()).unwrap();
+        assert!(!is_ending(&own));
     }
 
     #[test]

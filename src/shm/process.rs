@@ -13,12 +13,15 @@ use std::{
 };
 
 use rustix::{
-    fd::{AsFd, OwnedFd},
+    fd::{AsFd, BorrowedFd, OwnedFd},
     process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
 };
-use tokio::{io::unix::AsyncFd, runtime::Handle};
+use tokio::{io::unix::AsyncFd, runtime::Handle, time::timeout};
 
-use super::{exit, poller};
+use super::{
+    exit::{self, GRACE, GRACES},
+    poller,
+};
 
 /// A cell's process. Dropped, it is killed and reaped.
 #[derive(Debug)]
@@ -108,6 +111,11 @@ impl Shared {
         poller::register(pidfd_open(pid, PidfdFlags::NONBLOCK)?)
     }
 
+    /// A handle on it that no other process can get.
+    pub(super) fn pidfd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+
     /// As [`Process::wait`].
     pub(super) async fn ended(&self) -> io::Result<ExitStatus> {
         loop {
@@ -128,6 +136,19 @@ impl Shared {
             }
             ready.clear_ready();
         }
+    }
+
+    /// As [`ended`](Self::ended), for a process that has closed its end of the link. `None`: it runs on.
+    pub(super) async fn ends_soon(&self) -> Option<ExitStatus> {
+        for _ in 0..=GRACES {
+            if let Ok(ended) = timeout(GRACE, self.ended()).await {
+                return ended.ok();
+            }
+            if !exit::is_ending(self.pidfd()) {
+                break;
+            }
+        }
+        None
     }
 
     /// Its status, if it has ended. Never waits. One system call until it is known, and then none.

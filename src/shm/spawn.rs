@@ -163,7 +163,7 @@ pub(crate) async fn launch(
 /// it first.
 async fn failed(source: HandshakeError, process: &Process, stderr: Stderr) -> SpawnError {
     let ends = matches!(source, HandshakeError::Closed | HandshakeError::Refused(_));
-    if ends && let Ok(Ok(status)) = timeout(GRACE, process.wait()).await {
+    if ends && let Some(status) = process.shared().ends_soon().await {
         let stderr = stderr.tail().await;
         return match source {
             HandshakeError::Closed => SpawnError::Exited { status, stderr },
@@ -226,8 +226,6 @@ fn geometry(settings: &Settings) -> Geometry {
 pub(super) const LINK_VARIABLE: &str = "ADJOIN_LINK";
 /// The first descriptor behind stdin, stdout and stderr.
 const FIRST_FREE: i32 = 3;
-/// How long a process may take to end after it closed its socket.
-const GRACE: Duration = Duration::from_millis(20);
 
 #[cfg(test)]
 #[path = "spawn_tests.rs"]
