@@ -23,6 +23,8 @@ pub(super) struct ShmSender {
     shared: Arc<Shared>,
     /// The channels of the message that is encoded: memory that is used again.
     channels: Vec<ChannelRef>,
+    /// Whether something was sent since the last [`publish`](Sender::publish).
+    unpublished: bool,
     /// Bytes of the message that was refused last for want of room.
     wanted: usize,
     /// Set while the peer is asked to wake this side when it frees room.
@@ -39,7 +41,7 @@ enum Tried {
 
 impl ShmSender {
     pub(super) fn new(writer: RingWriter<Mapped>, shared: Arc<Shared>) -> Self {
-        ShmSender { writer, shared, channels: Vec::new(), wanted: 0, starved: None }
+        ShmSender { writer, shared, channels: Vec::new(), unpublished: false, wanted: 0, starved: None }
     }
 
     /// Finds room for a body of at least `len` bytes.
@@ -67,16 +69,22 @@ impl Sender for ShmSender {
         loop {
             let (room, channels) = self.reserve(least)?;
             match try_in(room, &framed, body, channels)? {
-                Tried::Sent(payload) => return Ok(payload),
+                Tried::Sent(payload) => {
+                    self.unpublished = true;
+                    return Ok(payload);
+                }
                 Tried::Needs(len) => least = len,
             }
         }
     }
 
     /// One store, one fence, and one look at the peer's sleepers; a system call for each kind of them.
+    /// Nothing when nothing was sent.
     fn publish(&mut self) -> Publish {
-        self.shared.wake(self.writer.publish());
-        self.shared.expect_answer();
+        if std::mem::take(&mut self.unpublished) {
+            self.shared.wake(self.writer.publish());
+            self.shared.expect_answer();
+        }
         Publish::Done
     }
 
