@@ -226,8 +226,12 @@ pub(crate) trait CreditTable: Send + Sync {
     fn grant(&self, slot: CreditSlot, total: u64);
 
     /// The bytes that the peer ever granted on a channel that this side sends; `None` until the peer has
-    /// seen that the channel is open.
-    fn granted(&self, slot: CreditSlot) -> Option<u64>;
+    /// seen that the channel is open. `known` is what it had granted when it was last asked.
+    ///
+    /// # Errors
+    ///
+    /// It is less than before: the peer wrote nonsense.
+    fn granted(&self, slot: CreditSlot, known: u64) -> Result<Option<u64>, LinkEnd>;
 
     /// Says that this side's sender waits for credit. The caller reads [`granted`](CreditTable::granted)
     /// once more afterwards; what is granted later than that wakes the driver.

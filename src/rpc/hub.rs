@@ -221,8 +221,11 @@ impl Hub {
 
     /// Looks what was granted without a message.
     pub(crate) fn refresh_credit(&self, remote: &Remote) {
-        if let Some(total) = self.table().and_then(|table| table.granted(remote.reference.slot)) {
-            remote.credit.granted_total(total);
+        let Some(table) = self.table() else { return };
+        match table.granted(remote.reference.slot, remote.credit.granted()) {
+            Ok(Some(total)) => remote.credit.granted_total(total),
+            Ok(None) => {}
+            Err(end) => self.request_end(end),
         }
     }
 

@@ -29,6 +29,11 @@ impl SendWindow {
         self.granted.load(Relaxed).saturating_sub(self.sent.load(Relaxed))
     }
 
+    /// What was granted since the channel opened.
+    pub(crate) fn granted(&self) -> u64 {
+        self.granted.load(Relaxed)
+    }
+
     /// An element was sent.
     pub(crate) fn sent(&self, len: usize) {
         let sent = self.sent.load(Relaxed) + len as u64;

@@ -115,11 +115,11 @@ impl CreditTable for ShmCredit {
         }
     }
 
-    fn granted(&self, slot: CreditSlot) -> Option<u64> {
-        match self.credit.granted(self.slot(slot)?, 0) {
-            Ok(Granted::Total(total)) => Some(total),
-            // With nothing known before, no total is too low.
-            Ok(Granted::NotOpened) | Err(_) => None,
+    fn granted(&self, slot: CreditSlot, known: u64) -> Result<Option<u64>, LinkEnd> {
+        let Some(slot) = self.slot(slot) else { return Ok(None) };
+        match self.credit.granted(slot, known).map_err(frame::corrupt)? {
+            Granted::Total(total) => Ok(Some(total)),
+            Granted::NotOpened => Ok(None),
         }
     }
 

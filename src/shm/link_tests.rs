@@ -254,9 +254,9 @@ async fn credit_is_seen_by_the_sender_and_wakes_it() {
     let (granting, sending) = (host.credit.clone().unwrap(), guest.credit.clone().unwrap());
     let slot = sending.allot().unwrap();
     granting.check(slot).unwrap();
-    assert_eq!(sending.granted(slot), None);
+    assert_eq!(sending.granted(slot, 0).unwrap(), None);
     granting.open(slot, 100);
-    assert_eq!(sending.granted(slot), Some(100));
+    assert_eq!(sending.granted(slot, 0).unwrap(), Some(100));
     sending.await_credit(slot);
     let mut heard = Collector::all();
     poll_fn(|cx| {
@@ -268,11 +268,17 @@ async fn credit_is_seen_by_the_sender_and_wakes_it() {
     .await;
     granting.grant(slot, 250);
     poll_fn(|cx| guest.watcher.as_mut().unwrap().poll_rung(cx)).await.unwrap();
-    assert_eq!(sending.granted(slot), Some(250));
+    assert_eq!(sending.granted(slot, 0).unwrap(), Some(250));
+    // A total that goes backwards is nonsense.
+    assert!(matches!(sending.granted(slot, 251), Err(LinkEnd::Corrupt { value: 250, .. })));
     sending.stop_waiting(slot);
     sending.give_back(slot);
     let next = sending.allot().unwrap();
-    assert_eq!((next.index, sending.granted(next)), (slot.index, None), "a new incarnation has no credit");
+    assert_eq!(
+        (next.index, sending.granted(next, 0).unwrap()),
+        (slot.index, None),
+        "a new incarnation has no credit"
+    );
 }
 
 #[tokio::test]
@@ -289,7 +295,7 @@ async fn each_side_allots_half_of_the_slots_and_the_peer_checks_them() {
     guest.open(absurd, 1);
     guest.await_credit(absurd);
     guest.give_back(absurd);
-    assert_eq!(guest.granted(absurd), None);
+    assert_eq!(guest.granted(absurd, 0).unwrap(), None);
 }
 
 #[tokio::test]
