@@ -39,6 +39,28 @@ use crate::{
 ///
 /// Dropping it after that cancels the call: the handler over there is stopped, unless it was faster.
 ///
+/// ```
+/// # #[cfg(feature = "macros")] mod example {
+/// use adjoin::{CallError, Metadata};
+/// use std::time::Duration;
+///
+/// #[adjoin::service]
+/// pub trait Store {
+///     async fn get(&self, key: String) -> Option<Vec<u8>>;
+/// }
+///
+/// async fn get(store: &StoreClient) -> Result<Option<Vec<u8>>, CallError> {
+///     let mut metadata = Metadata::new();
+///     metadata.push("trace", "4bf92f35");
+///     store.get("a".into()).with_timeout(Duration::from_secs(1)).with_metadata(metadata).await
+/// }
+///
+/// fn get_on_a_plain_thread(store: &StoreClient) -> Result<Option<Vec<u8>>, CallError> {
+///     store.get("a".into()).block()
+/// }
+/// # }
+/// ```
+///
 /// # Cancel safety
 ///
 /// A call that is dropped before it is done may or may not have run.

@@ -17,6 +17,17 @@ use crate::{error::LinkEnd, link::Parts, session::Session};
 ///
 /// Cheap to clone; all clones are the same connection. The link stays open while there is a clone, or a
 /// client, a call or a stream made from one; when the last is gone, the peer is told goodbye.
+///
+/// ```
+/// use adjoin::{LinkEnd, Options, local};
+///
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+/// let (here, there) = local::pair(Options::new(), Options::new());
+/// assert!(there.end().is_none());
+/// here.close().await;
+/// assert!(matches!(there.closed().await, LinkEnd::Goodbye { reason } if reason.is_empty()));
+/// # });
+/// ```
 #[derive(Clone)]
 pub struct Connection {
     guard: Arc<Guard>,
