@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use adjoin::Tx;
+use adjoin::{Rx, Tx};
 use hdrhistogram::Histogram;
 use tokio::task::JoinSet;
 
@@ -101,15 +101,17 @@ impl Task {
     /// Sends a stream until the time is over; how many elements arrived.
     async fn stream(self) -> Result<u64, Failure> {
         let (tx, rx) = adjoin::channel();
-        // The call is first: once it is on its way, elements go straight to the link.
-        let (received, sent) = tokio::join!(self.client.ingest(rx), self.feed(tx));
+        let (ready, is_ready) = adjoin::channel();
+        let (received, sent) = tokio::join!(self.client.ingest(rx, ready), self.feed(tx, is_ready));
         let (received, (n, sum)) = (received?, sent?);
         let sent = (n, n * u64::from(self.size), sum);
         if received != sent { Err(format!("{sent:?} were sent, {received:?} arrived").into()) } else { Ok(n) }
     }
 
-    /// Sends elements; how many, and the sum of their first bytes.
-    async fn feed(&self, tx: Tx<Vec<u8>>) -> Result<(u64, u64), Failure> {
+    /// Sends elements; how many, and the sum of their first bytes. Before the receiver is there, they would wait in a
+    /// window of this process, which is smaller than the link's.
+    async fn feed(&self, tx: Tx<Vec<u8>>, mut is_ready: Rx<bool>) -> Result<(u64, u64), Failure> {
+        is_ready.recv().await?;
         let element = payload(self.size, self.seed);
         let timed_every = if self.size < 4 << 10 { 61 } else { 1 };
         let (mut n, mut sum) = (0_u64, 0);

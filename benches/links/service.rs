@@ -1,6 +1,6 @@
 //! What the server does for the client.
 
-use adjoin::{RecvError, Rx};
+use adjoin::{RecvError, Rx, SendError, Tx};
 
 use crate::machine;
 
@@ -11,8 +11,9 @@ pub(crate) trait Work {
     #[adjoin(inline)]
     async fn echo(&self, data: Vec<u8>) -> Vec<u8>;
 
-    /// Receives a stream to its end: how many elements, how many bytes, and the sum of their first bytes.
-    async fn ingest(&self, elements: Rx<Vec<u8>>) -> Result<(u64, u64, u64), String>;
+    /// Receives a stream to its end: how many elements, how many bytes, and the sum of their first bytes. It says when
+    /// it is there.
+    async fn ingest(&self, elements: Rx<Vec<u8>>, ready: Tx<bool>) -> Result<(u64, u64, u64), String>;
 
     /// The CPU time that this process has taken so far, in nanoseconds.
     #[adjoin(inline)]
@@ -27,7 +28,9 @@ impl Work for Worker {
         data
     }
 
-    async fn ingest(&self, mut elements: Rx<Vec<u8>>) -> Result<(u64, u64, u64), String> {
+    async fn ingest(&self, mut elements: Rx<Vec<u8>>, ready: Tx<bool>) -> Result<(u64, u64, u64), String> {
+        ready.send(true).await.map_err(|error: SendError| error.to_string())?;
+        drop(ready);
         let (mut count, mut bytes, mut sum) = (0, 0, 0);
         while let Some(element) = elements.recv().await.map_err(|error: RecvError| error.to_string())? {
             count += 1;
