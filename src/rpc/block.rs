@@ -95,11 +95,7 @@ fn receive_until_woken(hub: &Arc<Hub>, mut receiver: MutexGuard<'_, Box<dyn Rece
             blocked.change(SLEEPING, RUNNING);
         }
     }
-    let arrived = receiver.hand_back();
-    drop(receiver);
-    if arrived || hub.ending().is_some() {
-        hub.wake_driver();
-    }
+    hub.return_role(receiver);
     if !blocked.is_woken() {
         blocked.park();
     }

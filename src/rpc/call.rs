@@ -153,22 +153,27 @@ impl<A: Arguments, T, E> Call<A, T, E> {
             return Poll::Ready(Ok(()));
         };
         let hub = self.connection.hub();
-        // Try, leave the waker behind, and try once more: room that came in between is not missed.
-        for registered in [false, true] {
-            match send_request(&self.connection, self.method, arguments, metadata, *deadline) {
+        let mut waits_for = None;
+        loop {
+            let blocked = match send_request(&self.connection, self.method, arguments, metadata, *deadline) {
                 Ok((slot, request_id)) => {
                     self.state = State::Waiting { slot, request_id };
                     self.arguments = None;
                     return Poll::Ready(Ok(()));
                 }
-                Err(failed) => match failed {
-                    Ok(Blocked::Room | Blocked::Slot | Blocked::Credit { .. }) => {}
-                    Err(failed) => return Poll::Ready(Err(failed.into())),
-                },
+                Err(Ok(blocked)) => blocked,
+                Err(Err(failed)) => return Poll::Ready(Err(failed.into())),
+            };
+            // Leave the waker behind, and try once more: what came in between is not missed. What is in the
+            // way then may be something else.
+            if waits_for == Some(blocked) {
+                break;
             }
-            if !registered {
-                hub.wait_for_room(cx.waker());
+            match blocked {
+                Blocked::Slot => hub.wait_for_slot(cx.waker()),
+                Blocked::Room | Blocked::Credit { .. } => hub.wait_for_room(cx.waker()),
             }
+            waits_for = Some(blocked);
         }
         let Some(at) = *deadline else { return Poll::Pending };
         let timer = timer.get_or_insert_with(|| {
@@ -312,9 +317,7 @@ fn look_ahead(hub: &Arc<Hub>, caller: &Waker) {
             hub.request_end(end);
         }
     }
-    if receiver.hand_back() {
-        hub.wake_driver();
-    }
+    hub.return_role(receiver);
 }
 
 impl<A, T, E> Drop for Call<A, T, E> {

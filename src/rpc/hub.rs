@@ -13,7 +13,7 @@
 use std::{
     mem,
     sync::{
-        Arc, Mutex, OnceLock, PoisonError, RwLock, Weak,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak,
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll, Waker},
@@ -63,8 +63,10 @@ pub(crate) struct Hub {
     /// `None` on links that grant by messages, and after the end.
     credit: RwLock<Option<Arc<dyn CreditTable>>>,
     pub(crate) interrupt: Option<Arc<dyn Interrupt>>,
-    /// Who waits for room in the link, or for a free channel.
+    /// Who waits for room in the link.
     room: Mutex<Waiters>,
+    /// Who waits for one of the link's channels to become free.
+    slots: Mutex<Waiters>,
     /// Channels whose senders wait for credit that comes without a message.
     starving: Mutex<Vec<Arc<Channel>>>,
     starving_any: AtomicBool,
@@ -115,6 +117,7 @@ impl Hub {
             credit: RwLock::new(parts.credit),
             interrupt: parts.interrupt,
             room: Mutex::default(),
+            slots: Mutex::default(),
             starving: Mutex::default(),
             starving_any: AtomicBool::new(false),
             driver: Mutex::new(None),
@@ -208,6 +211,11 @@ impl Hub {
         }
     }
 
+    /// Remembers a task that found all channels in use. The caller tries once more afterwards.
+    pub(crate) fn wait_for_slot(&self, waker: &Waker) {
+        lock(&self.slots).add(waker);
+    }
+
     /// Remembers a sender without credit. The caller tries once more afterwards.
     pub(crate) fn wait_for_credit(&self, channel: &Arc<Channel>, remote: &Remote) {
         let Some(table) = self.table() else { return };
@@ -288,6 +296,16 @@ impl Hub {
         }
     }
 
+    /// Returns the receive role to the driver. The lock goes before the wake: a driver that is woken and finds
+    /// the role taken goes to sleep again, for good.
+    pub(crate) fn return_role(&self, mut receiver: MutexGuard<'_, Box<dyn Receiver>>) {
+        let arrived = receiver.hand_back();
+        drop(receiver);
+        if arrived || self.ending().is_some() {
+            self.wake_driver();
+        }
+    }
+
     /// Whether a task that has just called is the only one: no other call is in flight, and its last
     /// [`ALONE`] calls were the last of the link. Were it to wait for its answer in place while others want
     /// to call, those would be let in one at a time.
@@ -334,7 +352,7 @@ impl Hub {
     pub(crate) fn give_back(&self, slot: CreditSlot) {
         if let Some(table) = self.table() {
             table.give_back(slot);
-            let wakers = lock(&self.room).take();
+            let wakers = lock(&self.slots).take();
             wake_all(wakers);
         }
     }
@@ -470,6 +488,7 @@ impl Hub {
         }
         lock(&self.starving).clear();
         let mut wakers = lock(&self.room).take();
+        wakers.extend(lock(&self.slots).take());
         wakers.extend(lock(&self.closed).take());
         wake_all(wakers);
         if let Some(interrupt) = &self.interrupt {

@@ -94,11 +94,14 @@ impl Outgoing {
         Publish::Flush
     }
 
-    /// Somebody found the link full. Whether another try is worth it now; if not, the driver's task, of
-    /// `cx`, is woken when it is.
+    /// Somebody found the link full. `true`: there is room again, and the driver has to be woken so that it
+    /// says so to all who wait, since the one who asks may find it taken by another. `false`: the driver's
+    /// task, of `cx`, is woken when there is.
     pub(crate) fn want_room(&mut self, cx: &mut Context<'_>) -> Result<bool, LinkEnd> {
         self.wanted = true;
-        self.poll_room(cx)
+        let room = self.poll_room(cx);
+        self.wanted = true;
+        room
     }
 
     /// Sends what was parked and pushes it out. `true` when somebody wanted room and may try again.

@@ -59,7 +59,7 @@ impl Responder {
                 if self.answer(&hub, &mut encode).is_ok() {
                     return Poll::Ready(());
                 }
-                hub.wait_for_room(cx.waker());
+                hub.wait_for_slot(cx.waker());
             }
             Poll::Pending
         })

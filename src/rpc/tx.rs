@@ -177,8 +177,8 @@ fn poll_send_remote(
     encode: &mut Encode<'_>,
 ) -> Poll<Result<(), SendError>> {
     let hub = remote.connection.hub();
-    // Try, leave the waker behind, and look once more: what changed in between is not missed.
-    for registered in [false, true] {
+    let mut waits_for = None;
+    loop {
         let fault = match send_now(remote, encode) {
             Ok(()) => return Poll::Ready(Ok(())),
             Err(fault) => fault,
@@ -188,8 +188,10 @@ fn poll_send_remote(
             Err(Failed::Refused(refusal)) => return Poll::Ready(Err(SendError::Refused(refusal))),
             Err(Failed::Ended(end)) => return Poll::Ready(Err(SendError::Ended(end))),
         };
-        if registered {
-            break;
+        // Leave the waker behind, and try once more: what came in between is not missed. What is in the way
+        // then may be something else.
+        if waits_for == Some(blocked) {
+            return Poll::Pending;
         }
         match blocked {
             Blocked::Room | Blocked::Slot => hub.wait_for_room(cx.waker()),
@@ -198,11 +200,11 @@ fn poll_send_remote(
                 hub.wait_for_credit(channel, remote);
             }
         }
+        waits_for = Some(blocked);
         if let Some(error) = ended(channel) {
             return Poll::Ready(Err(error));
         }
     }
-    Poll::Pending
 }
 
 /// Sends one element if link and credit allow it.

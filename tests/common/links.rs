@@ -41,8 +41,8 @@ pub fn settings() -> Settings {
 /// The longest payload in the suite, in bytes: small enough to fit a ring.
 pub const MAX_PAYLOAD: u32 = 128 << 10;
 
-fn serving() -> Options {
-    Options::new().settings(settings()).serve(SuiteDispatcher::new(SuiteService::default()))
+fn serving(settings: Settings) -> Options {
+    Options::new().settings(settings).serve(SuiteDispatcher::new(SuiteService::default()))
 }
 
 fn calling() -> Options {
@@ -51,30 +51,35 @@ fn calling() -> Options {
 
 /// Connects to the suite's service over a link of this kind.
 pub async fn connect(kind: Kind) -> Peer {
+    connect_with(kind, calling(), settings()).await
+}
+
+/// As [`connect`], with options of one's own; `far` are the settings of the far end. On shared memory, where
+/// the host's limits hold, the far end has its own.
+pub async fn connect_with(kind: Kind, near: Options, far: Settings) -> Peer {
     let (connection, far) = match kind {
         Kind::Local => {
-            let (near, far) = local::pair(calling(), serving());
+            let (near, far) = local::pair(near, serving(far));
             (near, Far::Here { _connection: far })
         }
         Kind::Uds => {
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("suite.sock");
             let listener = UnixListener::bind(&path).unwrap();
-            let near = UnixStream::connect(&path).await.unwrap();
-            let far = listener.accept().await.unwrap().0;
-            over_stream(near, far).await
+            let socket = UnixStream::connect(&path).await.unwrap();
+            over_stream(socket, listener.accept().await.unwrap().0, near, far).await
         }
         Kind::Tcp => {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-            let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-            let far = listener.accept().await.unwrap().0;
-            near.set_nodelay(true).unwrap();
-            far.set_nodelay(true).unwrap();
-            over_stream(near, far).await
+            let socket = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let accepted = listener.accept().await.unwrap().0;
+            socket.set_nodelay(true).unwrap();
+            accepted.set_nodelay(true).unwrap();
+            over_stream(socket, accepted, near, far).await
         }
         #[cfg(target_os = "linux")]
         Kind::Shm => {
-            let cell = adjoin::spawn(cell_command(), calling()).await.unwrap();
+            let cell = adjoin::spawn(cell_command(), near).await.unwrap();
             (cell.connection().clone(), Far::Process { _cell: cell })
         }
     };
@@ -82,12 +87,12 @@ pub async fn connect(kind: Kind) -> Peer {
     Peer { kind, connection, suite, _far: far }
 }
 
-async fn over_stream<S>(near: S, far: S) -> (Connection, Far)
+async fn over_stream<S>(socket: S, accepted: S, near: Options, far: Settings) -> (Connection, Far)
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + 'static,
 {
     let (near, far) =
-        tokio::try_join!(stream::connect(near, calling()), stream::accept(far, serving())).unwrap();
+        tokio::try_join!(stream::connect(socket, near), stream::accept(accepted, serving(far))).unwrap();
     (near, Far::Here { _connection: far })
 }
 
@@ -111,7 +116,7 @@ pub fn serve_if_cell() {
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
-        let host = adjoin::cell(serving()).await.unwrap();
+        let host = adjoin::cell(serving(settings())).await.unwrap();
         host.closed().await;
     });
     std::process::exit(0);
