@@ -24,7 +24,7 @@
 //! |---|---|
 //! | `per_sec` | calls answered, or elements received, in a second |
 //! | `bytes_per_sec` | `per_sec` times the size: a payload that is echoed counts once |
-//! | `p50_ns` … `max_ns` | unary: one call. stream: one `send().await`, credit included: every 61st below 4 KiB, so that reading the clock is not what is measured, and each one from there on |
+//! | `p50_ns` … `max_ns` | unary: one call, every 7th where more than one is in flight. stream: one `send().await`, credit included: every 61st below 4 KiB, so that reading the clock is not what is measured, and each one from there on |
 //! | `cpu_ns_per_op` | user and system time of both processes in that time, by operation |
 //!
 //! Under `cargo test`, which passes no `--bench`, everything runs for a moment, to see that it works.

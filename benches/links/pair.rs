@@ -149,21 +149,27 @@ pub(crate) async fn busy_while<F: Future>(busy: bool, future: F) -> F::Output {
     future.await
 }
 
-/// The settings of both sides, the same on every link: the library's own, but for a window of 1 MiB, since an
-/// element of 64 KiB and its length do not fit the default of 64 KiB. What is larger still gets room for four.
+/// The settings of both sides, the same on every link: the library's own, and where an element with its length
+/// does not fit the default window, a window for sixteen of them.
 pub(crate) fn settings(case: &Case) -> Settings {
-    let four = (case.size * 4).max(1 << 20);
     let waiting = match case.mode {
         Mode::Park => Waiting::Adaptive,
         Mode::Spin => Waiting::Spin,
     };
-    Settings::default()
-        .max_payload_size(four)
-        .initial_channel_credit(four)
-        .ring_bytes(four.next_power_of_two())
-        .send_buffer(four.max(256 << 10))
-        .waiting(waiting)
+    let settings = Settings::default().waiting(waiting);
+    if case.size + LENGTH <= settings.limits().1 {
+        return settings;
+    }
+    let sixteen = case.size.saturating_mul(16).max(1 << 20);
+    settings
+        .max_payload_size(sixteen)
+        .initial_channel_credit(sixteen)
+        .ring_bytes(sixteen.next_power_of_two())
+        .send_buffer(sixteen)
 }
+
+/// Bytes at most of the length in front of a vector.
+const LENGTH: u32 = 5;
 
 /// A child process that serves on a socket. Killed and reaped when it is dropped.
 struct Server {

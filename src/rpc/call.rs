@@ -140,8 +140,9 @@ impl<A, T, E> Call<A, T, E> {
 }
 
 impl<A: Arguments, T, E> Call<A, T, E> {
-    /// Sends the request if the link takes it. `Pending` leaves the task's waker behind.
-    fn poll_start(&mut self, cx: &mut TaskContext<'_>) -> Poll<Result<(), CallError<E>>> {
+    /// Sends the request if the link takes it, and says whether it is the only one in flight. `Pending` leaves
+    /// the task's waker behind.
+    fn poll_start(&mut self, cx: &mut TaskContext<'_>) -> Poll<Result<bool, CallError<E>>> {
         if let State::New = self.state {
             let deadline = self.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
             let metadata = self.encoded_metadata()?;
@@ -150,16 +151,16 @@ impl<A: Arguments, T, E> Call<A, T, E> {
         let (State::Blocked { deadline, metadata, timer }, Some(arguments)) =
             (&mut self.state, &self.arguments)
         else {
-            return Poll::Ready(Ok(()));
+            return Poll::Ready(Ok(false));
         };
         let hub = self.connection.hub();
         let mut waits_for = None;
         loop {
             let blocked = match send_request(&self.connection, self.method, arguments, metadata, *deadline) {
-                Ok((slot, request_id)) => {
+                Ok(Sent { slot, request_id, alone }) => {
                     self.state = State::Waiting { slot, request_id };
                     self.arguments = None;
-                    return Poll::Ready(Ok(()));
+                    return Poll::Ready(Ok(alone));
                 }
                 Err(Ok(blocked)) => blocked,
                 Err(Err(failed)) => return Poll::Ready(Err(failed.into())),
@@ -187,6 +188,14 @@ impl<A: Arguments, T, E> Call<A, T, E> {
     }
 }
 
+/// A request that went out.
+struct Sent {
+    slot: Arc<CallSlot>,
+    request_id: u64,
+    /// No other call is in flight.
+    alone: bool,
+}
+
 /// Encodes a request into the link and registers the call. `Err(Ok(_))`: not now.
 fn send_request<A: Arguments>(
     connection: &Connection,
@@ -194,7 +203,7 @@ fn send_request<A: Arguments>(
     arguments: &A,
     metadata: &[u8],
     deadline: Option<Instant>,
-) -> Result<(Arc<CallSlot>, u64), Result<Blocked, Failed>> {
+) -> Result<Sent, Result<Blocked, Failed>> {
     let hub = connection.hub();
     let mut session = lock(&hub.session);
     hub.check_open().map_err(sort)?;
@@ -221,7 +230,7 @@ fn send_request<A: Arguments>(
     {
         hub.wake_driver();
     }
-    Ok((slot, request_id))
+    Ok(Sent { slot, request_id, alone })
 }
 
 impl<A, T, E> Call<A, T, E>
@@ -283,19 +292,18 @@ where
         // A task whose calls are all answered at once lets others run now and then.
         let coop = std::task::ready!(tokio::task::coop::poll_proceed(cx));
         let this = &mut *self;
-        let fresh = !matches!(this.state, State::Waiting { .. });
-        if fresh {
-            let started = std::task::ready!(this.poll_start(cx));
-            if let Err(error) = started {
-                coop.made_progress();
-                this.state = State::Done;
-                return Poll::Ready(Err(error));
+        if !matches!(this.state, State::Waiting { .. }) {
+            match std::task::ready!(this.poll_start(cx)) {
+                Ok(true) => look_ahead(this.connection.hub(), cx.waker()),
+                Ok(false) => {}
+                Err(error) => {
+                    coop.made_progress();
+                    this.state = State::Done;
+                    return Poll::Ready(Err(error));
+                }
             }
         }
         let State::Waiting { slot, .. } = &this.state else { return Poll::Pending };
-        if fresh {
-            look_ahead(this.connection.hub(), cx.waker());
-        }
         let outcome = std::task::ready!(slot.poll(cx));
         coop.made_progress();
         this.state = State::Done;

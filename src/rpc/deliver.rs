@@ -134,7 +134,7 @@ impl<'h> Deliver<'h> {
             Delivery::Refused { conn_id, request_id } => Todo::Refuse { conn_id, request_id },
             Delivery::Response { call, opened, answer } => {
                 let channels = self.open_channels(answer.conn_id, answer.channels)?;
-                Self::response(call, opened, answer, channels)
+                self.response(call, opened, answer, channels)
             }
             Delivery::Cancel { handler } => Todo::Abort(handler),
             Delivery::Closed { channel } => Todo::End(channel, End::Closed),
@@ -188,6 +188,7 @@ impl<'h> Deliver<'h> {
     }
 
     fn response<'m>(
+        &mut self,
         call: Option<Arc<CallSlot>>,
         opened: Vec<Arc<Channel>>,
         answer: Answered<'m>,
@@ -198,7 +199,12 @@ impl<'h> Deliver<'h> {
         match call {
             Some(slot) => {
                 let answer = Answer { payload: answer.payload.to_vec(), channels };
-                Todo::Complete { slot, answer, dead }
+                if !answer.channels.is_empty() || !dead.is_empty() {
+                    return Todo::Complete { slot, answer, dead };
+                }
+                // Nothing in it takes the session's lock, which the next answer needs again.
+                self.wakers.extend(slot.complete(Outcome::Answer(answer)));
+                Todo::Nothing
             }
             None => Todo::Abandoned { dead, channels },
         }

@@ -4,7 +4,6 @@ use std::{
     future::Future,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
-    sync::Arc,
     task::{Context as TaskContext, Poll, Waker},
     time::{Duration, Instant},
 };
@@ -74,7 +73,6 @@ impl<'a> IncomingRequest<'a> {
     pub(crate) fn dispatch(self, hub: &Hub) {
         match &hub.dispatcher {
             Some(dispatcher) => {
-                let dispatcher = Arc::clone(dispatcher);
                 // A `Deserialize` of the application may panic: that costs its own request.
                 if catch_unwind(AssertUnwindSafe(|| dispatcher.dispatch(self))).is_err() {
                     tracing::error!("reading a request's arguments panicked; it was answered Cancelled");

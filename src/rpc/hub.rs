@@ -39,7 +39,7 @@ use crate::{
         SendFault, Sink, message::NoBody,
     },
     session::{
-        Ends, ROOT, Session,
+        Ends, Session,
         credit::{Grant, SendWindow},
         deadlines::Due,
     },
@@ -306,9 +306,9 @@ impl Hub {
         }
     }
 
-    /// Whether a task that has just called is the only one: no other call is in flight, and its last
-    /// [`ALONE`] calls were the last of the link. Were it to wait for its answer in place while others want
-    /// to call, those would be let in one at a time.
+    /// Whether a task whose call is the only one in flight is the only caller, too: its last [`ALONE`] calls
+    /// were the last of their kind on the link. Were it to wait for its answer in place while others want to
+    /// call, those would be let in one at a time.
     pub(crate) fn is_only_caller(&self, caller: &Waker) -> bool {
         let mut callers = lock(&self.callers);
         match &mut callers.last {
@@ -318,11 +318,7 @@ impl Hub {
                 callers.in_a_row = 0;
             }
         }
-        if callers.in_a_row < ALONE {
-            return false;
-        }
-        drop(callers);
-        lock(&self.session).connection(ROOT).is_some_and(|open| open.calls.in_flight() == 1)
+        callers.in_a_row >= ALONE
     }
 
     /// An empty buffer for elements, with the room that the last one had.

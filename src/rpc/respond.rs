@@ -41,7 +41,6 @@ impl Responder {
         T: Serialize + Send + 'static,
         E: Serialize + Send + 'static,
     {
-        let hub = Arc::clone(self.connection.hub());
         poll_fn(move |cx| {
             let mut encode = |out: &mut Encoder<'_>, first_id: u64| match &result {
                 Ok(value) => {
@@ -56,10 +55,10 @@ impl Responder {
                 }
             };
             for _ in 0..2 {
-                if self.answer(&hub, &mut encode).is_ok() {
+                if self.answer(&mut encode).is_ok() {
                     return Poll::Ready(());
                 }
-                hub.wait_for_slot(cx.waker());
+                self.connection.hub().wait_for_slot(cx.waker());
             }
             Poll::Pending
         })
@@ -67,8 +66,7 @@ impl Responder {
 
     /// Answers with an error of the protocol.
     pub(crate) fn refuse(mut self, verdict: Verdict) {
-        let hub = Arc::clone(self.connection.hub());
-        self.refuse_with(&hub, verdict);
+        self.refuse_with(verdict);
     }
 
     /// Answers Cancelled to a request that was never opened here.
@@ -78,39 +76,48 @@ impl Responder {
         hub.publish_soon(&mut out);
     }
 
-    fn refuse_with(&mut self, hub: &Arc<Hub>, verdict: Verdict) {
-        let _ = self.answer(hub, &mut |out, _| {
+    fn refuse_with(&mut self, verdict: Verdict) {
+        let _ = self.answer(&mut |out, _| {
             out.extend(verdict.bytes());
             Ok(Vec::new())
         });
     }
 
-    /// `Err`: all channels of the link are in use, and nothing has happened.
-    fn answer(&mut self, hub: &Arc<Hub>, encode: &mut EncodeAnswer<'_>) -> Result<(), NoSlot> {
-        let (conn_id, request_id) = (self.conn_id, self.request_id);
-        let mut session = lock(&hub.session);
-        let first_id = session.connection(conn_id).map(|open| open.channels.next_id());
-        let mut body = BindingBody::new(hub, first_id.unwrap_or_default(), encode);
-        let mut out = lock(&hub.out);
-        // Not running: the link has ended meanwhile, and nobody waits.
-        if hub.check_open().is_err() || !is_running(&mut session, conn_id, request_id) {
-            self.answered = true;
-            return Ok(());
-        }
-        match out.send_or_park(&Head::Response { conn_id, request_id, metadata: &[] }, &mut body) {
-            Ok(()) => body.adopt(&self.connection, &mut session, conn_id),
-            Err(SendFault::Encode(EncodeFault::NoSlot)) => return Err(NoSlot),
-            Err(fault) => {
-                let why = sort(fault);
-                tracing::error!(request_id, ?why, "an answer cannot be sent; the call is answered Cancelled");
-                send_verdict(&mut out, conn_id, request_id, Verdict::Cancelled);
-            }
-        }
+    fn answer(&mut self, encode: &mut EncodeAnswer<'_>) -> Result<(), NoSlot> {
+        answer(&self.connection, self.conn_id, self.request_id, encode)?;
         self.answered = true;
-        finish(&mut session, conn_id, request_id);
-        hub.publish_soon(&mut out);
         Ok(())
     }
+}
+
+/// Sends the answer to a request, unless it has ended with its link. `Err`: all channels of the link are in
+/// use, and nothing has happened.
+fn answer(
+    connection: &Connection,
+    conn_id: u64,
+    request_id: u64,
+    encode: &mut EncodeAnswer<'_>,
+) -> Result<(), NoSlot> {
+    let hub = connection.hub();
+    let mut session = lock(&hub.session);
+    let first_id = session.connection(conn_id).map(|open| open.channels.next_id());
+    let mut body = BindingBody::new(hub, first_id.unwrap_or_default(), encode);
+    let mut out = lock(&hub.out);
+    if hub.check_open().is_err() || !is_running(&mut session, conn_id, request_id) {
+        return Ok(()); // nobody waits for it
+    }
+    match out.send_or_park(&Head::Response { conn_id, request_id, metadata: &[] }, &mut body) {
+        Ok(()) => body.adopt(connection, &mut session, conn_id),
+        Err(SendFault::Encode(EncodeFault::NoSlot)) => return Err(NoSlot),
+        Err(fault) => {
+            let why = sort(fault);
+            tracing::error!(request_id, ?why, "an answer cannot be sent; the call is answered Cancelled");
+            send_verdict(&mut out, conn_id, request_id, Verdict::Cancelled);
+        }
+    }
+    finish(&mut session, conn_id, request_id);
+    hub.publish_soon(&mut out);
+    Ok(())
 }
 
 /// All channels of the link are in use.
@@ -119,8 +126,7 @@ struct NoSlot;
 impl Drop for Responder {
     fn drop(&mut self) {
         if !self.answered {
-            let hub = Arc::clone(self.connection.hub());
-            self.refuse_with(&hub, Verdict::Cancelled);
+            self.refuse_with(Verdict::Cancelled);
         }
     }
 }
