@@ -41,6 +41,13 @@ pub enum LinkEnd {
         /// What was found there.
         value: u64,
     },
+    /// The peer makes this side answer and reads nothing: more messages waited for it than
+    /// [`Settings::max_parked_messages`](crate::Settings::max_parked_messages) allows.
+    #[error("the peer reads nothing: {messages} messages wait for it (Settings::max_parked_messages)")]
+    Unread {
+        /// How many waited.
+        messages: usize,
+    },
     /// The system refused to carry the link on.
     #[error("the link failed: {0}")]
     Io(#[source] Arc<io::Error>),

@@ -16,6 +16,7 @@ pub struct Settings {
     pub(crate) max_payload_size: u32,
     pub(crate) initial_channel_credit: u32,
     pub(crate) max_concurrent_requests: u32,
+    pub(crate) max_parked_messages: u32,
     pub(crate) handshake_timeout: Duration,
     pub(crate) send_buffer: u32,
     pub(crate) ring_bytes: u32,
@@ -29,6 +30,7 @@ impl Default for Settings {
             max_payload_size: 1 << 20,
             initial_channel_credit: 64 << 10,
             max_concurrent_requests: 4096,
+            max_parked_messages: 65_536,
             handshake_timeout: Duration::from_secs(5),
             send_buffer: 256 << 10,
             ring_bytes: 1 << 20,
@@ -58,6 +60,14 @@ impl Settings {
     /// `Cancelled` without running.
     pub fn max_concurrent_requests(mut self, requests: u32) -> Self {
         self.max_concurrent_requests = requests;
+        self
+    }
+
+    /// How many small messages that nobody waits to send (refusals, Cancel, Close, Reset, Credit) may wait for a
+    /// peer that does not read. Default: 65,536. Beyond that the link ends with
+    /// [`LinkEnd::Unread`](crate::LinkEnd::Unread).
+    pub fn max_parked_messages(mut self, messages: u32) -> Self {
+        self.max_parked_messages = messages;
         self
     }
 

@@ -196,6 +196,27 @@ fn round_with_a_killed_host() -> i64 {
     last - killed
 }
 
+/// Handles that are kept after the end hold nothing of the system: no segment, no descriptor.
+#[test]
+fn handles_that_outlive_their_link_hold_nothing() {
+    let _hang = Watchdog::seconds(60);
+    let _alone = ALONE.blocking_lock();
+    runtime().block_on(async {
+        round_with_a_killed_cell().await;
+        let before = Counts::now();
+        let cell = adjoin::spawn(cell_command(), Options::new().settings(settings())).await.unwrap();
+        let suite = SuiteClient::new(cell.connection());
+        let stream = suite.pour(10, 10).await.unwrap();
+        let blocking = suite.clone();
+        tokio::task::spawn_blocking(move || blocking.add(1, 2).block().unwrap()).await.unwrap();
+        let connection = cell.connection().clone();
+        cell.stop(Duration::from_secs(10)).await.unwrap();
+        let threads = Counts::now().threads; // of the pool for blocking calls
+        Counts { threads, ..before }.settle().await;
+        drop((connection, suite, stream));
+    });
+}
+
 #[test]
 fn host_entry() {
     if env::var(ROLE).as_deref() != Ok("host") {

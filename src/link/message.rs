@@ -102,6 +102,8 @@ pub(crate) enum EncodeFault {
     ElementTooLarge { len: usize, window: usize },
     /// The link's table of channels is full.
     NoSlot,
+    /// The message opens more channels than can ever be open.
+    TooManyChannels { count: usize, limit: usize },
     /// A channel's handle cannot be passed here.
     Handle(HandleFault),
 }

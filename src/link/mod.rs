@@ -208,6 +208,9 @@ pub(crate) trait CreditTable: Send + Sync {
     /// Takes a slot for a channel that this side opens. `None`: all are in use.
     fn allot(&self) -> Option<CreditSlot>;
 
+    /// How many slots this side can have taken at once.
+    fn capacity(&self) -> usize;
+
     /// Returns a slot that [`allot`](CreditTable::allot) gave.
     fn give_back(&self, slot: CreditSlot);
 

@@ -16,7 +16,7 @@ use std::{
     thread::{self, Thread},
 };
 
-use super::{deliver::Deliver, hub::Hub};
+use super::{deliver::Deliver, hub::Hub, waiters::try_lock};
 use crate::link::{Interrupt, Receiver};
 
 /// Runs a future on this thread, which parks while it waits.
@@ -61,9 +61,9 @@ fn run<F: Future>(future: F, hub: Option<&Arc<Hub>>) -> F::Output {
             return output;
         }
         while !blocked.is_woken() {
-            match hub.filter(|hub| hub.can_share_receiving()).map(|hub| (hub, hub.receive.try_lock())) {
-                Some((hub, Ok(receiver))) => receive_until_woken(hub, receiver, &blocked),
-                Some((_, Err(_))) | None => blocked.park(),
+            match hub.filter(|hub| hub.can_share_receiving()).map(|hub| (hub, try_lock(&hub.receive))) {
+                Some((hub, Some(receiver))) => receive_until_woken(hub, receiver, &blocked),
+                Some((_, None)) | None => blocked.park(),
             }
         }
     }

@@ -26,7 +26,7 @@ use super::{
     respond::BindingBody,
     scope,
     slot::{CallSlot, Outcome, timed_out},
-    waiters::lock,
+    waiters::{lock, try_lock},
     wire::{Arguments, decode_value},
 };
 use crate::{
@@ -170,10 +170,7 @@ impl<A: Arguments, T, E> Call<A, T, E> {
             if waits_for == Some(blocked) {
                 break;
             }
-            match blocked {
-                Blocked::Slot => hub.wait_for_slot(cx.waker()),
-                Blocked::Room | Blocked::Credit { .. } => hub.wait_for_room(cx.waker()),
-            }
+            hub.wait_for(blocked, cx.waker());
             waits_for = Some(blocked);
         }
         let Some(at) = *deadline else { return Poll::Pending };
@@ -215,7 +212,7 @@ fn send_request<A: Arguments>(
     let mut body = BindingBody::new(hub, first_channel, &mut encode);
     let head = Head::Request { conn_id: ROOT, request_id, method_id: method.id.get(), metadata };
     let mut out = lock(&hub.out);
-    out.send(&head, &mut body).map_err(sort)?;
+    hub.noted(out.send(&head, &mut body)).map_err(sort)?;
     let slot = CallSlot::new();
     open.calls.start(Arc::clone(&slot), body.channels(), deadline);
     let alone = open.calls.in_flight() == 1;
@@ -317,7 +314,7 @@ fn look_ahead(hub: &Arc<Hub>, caller: &Waker) {
     if !hub.can_share_receiving() || !hub.is_only_caller(caller) {
         return;
     }
-    let Ok(mut receiver) = hub.receive.try_lock() else { return };
+    let Some(mut receiver) = try_lock(&hub.receive) else { return };
     if receiver.spin() {
         let mut sink = Deliver::new(hub);
         let drained = receiver.drain(&mut sink);

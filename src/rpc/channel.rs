@@ -31,6 +31,8 @@ use std::{
 
 use super::{
     connection::Connection,
+    errors::Refusal,
+    hub::Hub,
     waiters::{Waiters, lock, wake_all},
 };
 use crate::{
@@ -51,7 +53,7 @@ pub(crate) struct Channel {
 
 /// The link that a channel belongs to.
 pub(crate) struct Remote {
-    pub(crate) connection: Connection,
+    pub(crate) hub: Arc<Hub>,
     pub(crate) conn_id: u64,
     pub(crate) reference: ChannelRef,
     /// The negotiated initial credit, which is also the most that can be on its way.
@@ -89,6 +91,8 @@ pub(crate) enum End {
     Closed,
     /// Either side broke it off, or its call failed.
     Reset,
+    /// What was sent while the channel was in this process exceeds a limit of its link.
+    Refused(Refusal),
     /// The link is gone.
     Link(LinkEnd),
 }
@@ -105,6 +109,10 @@ pub(crate) struct State {
     uncredited: u64,
     /// The `Tx` is gone while the queue was not sent yet: Close follows it.
     pub(crate) close_after_queue: bool,
+    /// One of the halves is being passed: the other one cannot be, too.
+    passing: bool,
+    /// Keeps the link open for the handle that is in this process, until that is dropped.
+    keeps: Option<Connection>,
 }
 
 /// The reader's private part: a batch of elements, taken out of the queue at once.
@@ -134,7 +142,9 @@ impl Channel {
     ) -> Arc<Self> {
         let channel = Self::new(Way::Arrived, window);
         let credit = SendWindow::new(window);
-        let _ = channel.remote.set(Remote { connection, conn_id, reference, window, own: false, credit });
+        let hub = Arc::clone(connection.hub());
+        let _ = channel.remote.set(Remote { hub, conn_id, reference, window, own: false, credit });
+        lock(&channel.state).keeps = Some(connection);
         Arc::new(channel)
     }
 
@@ -152,6 +162,8 @@ impl Channel {
                 window: ReceiveWindow::new(window),
                 uncredited: 0,
                 close_after_queue: false,
+                passing: false,
+                keeps: None,
             }),
         }
     }
@@ -179,9 +191,21 @@ impl Channel {
         self.over.load(Ordering::Relaxed)
     }
 
-    /// Whether one of its halves can be passed in a call: both are in this process, and neither is gone.
-    pub(crate) fn can_pass(&self) -> bool {
-        lock(&self.state).way == Way::Local
+    /// Takes the right to pass one of its halves in a call: both are in this process, and nobody else is about
+    /// to pass one.
+    pub(crate) fn start_pass(self: &Arc<Self>) -> Option<Pass> {
+        let mut state = lock(&self.state);
+        if state.way != Way::Local || mem::replace(&mut state.passing, true) {
+            return None;
+        }
+        drop(state);
+        Some(Pass { channel: Some(Arc::clone(self)) })
+    }
+
+    /// The handle in this process is gone: the channel does not keep its link open any more.
+    pub(crate) fn let_go(&self) {
+        let keeps = lock(&self.state).keeps.take();
+        drop(keeps); // outside of the lock
     }
 
     /// Its handle was read from a message. `false`: it cannot be that half.
@@ -189,8 +213,8 @@ impl Channel {
         let mut state = lock(&self.state);
         match half {
             Half::Rx => state.way = Way::Receiving,
-            // Elements came for what is now ours to send.
-            Half::Tx if !state.queue.is_empty() => return false,
+            // Elements came for what is now ours to send, or its end.
+            Half::Tx if !state.queue.is_empty() || matches!(state.end, Some(End::Closed)) => return false,
             Half::Tx => {
                 state.way = Way::Sending;
                 self.set_direct();
@@ -201,8 +225,10 @@ impl Channel {
 
     /// One of its halves went out in a message: the other one is remote from now on. `unread` is what the
     /// reader had taken out of the queue and not looked at.
-    pub(crate) fn passed(&self, half: Half, remote: Remote, unread: Vec<u8>) -> Passed {
+    pub(crate) fn passed(&self, half: Half, remote: Remote, keeps: Connection, unread: Vec<u8>) -> Passed {
         let mut state = lock(&self.state);
+        // A half that is gone keeps nothing: its drop has been.
+        state.keeps = state.end.is_none().then_some(keeps);
         let window = remote.window;
         let _ = self.remote.set(remote);
         match half {
@@ -282,11 +308,14 @@ impl Channel {
     /// Puts an element into the queue of a channel that is not direct (yet). `Err`: there is no room.
     pub(crate) fn push_local(&self, element: &[u8]) -> Result<Option<Waker>, Full> {
         let mut state = lock(&self.state);
-        if self.direct().is_some() || !matches!(state.way, Way::Local | Way::Sending) {
+        if !matches!(state.way, Way::Local | Way::Sending) {
+            return Err(Full::Passed);
+        }
+        if self.direct().is_some() {
             return Err(Full::Moved);
         }
         if element.len() > LOCAL_WINDOW as usize {
-            return Err(Full::TooLarge { len: element.len(), window: LOCAL_WINDOW as usize });
+            state.window.stretch(element.len());
         }
         if state.window.received(element.len()).is_err() {
             return Err(Full::Now);
@@ -331,7 +360,7 @@ impl Channel {
             return None;
         }
         let remote = self.remote.get()?;
-        match remote.connection.hub().table() {
+        match remote.hub.table() {
             Some(table) => {
                 table.grant(remote.reference.slot, grant.total);
                 None
@@ -355,10 +384,10 @@ pub(crate) enum Passed {
 pub(crate) enum Full {
     /// There is no room now.
     Now,
-    /// It exceeds the whole window.
-    TooLarge { len: usize, window: usize },
-    /// The channel does not use its queue any more.
+    /// The channel does not use its queue any more: it goes straight to its link.
     Moved,
+    /// The `Tx` itself was passed: this is not the half that sends.
+    Passed,
 }
 
 impl State {
@@ -445,9 +474,35 @@ impl Drop for Unclaimed {
     fn drop(&mut self) {
         for channel in self.channels.drain(..) {
             channel.end(End::Reset);
+            channel.let_go();
             if let Some(remote) = channel.remote() {
-                remote.connection.hub().reset_channel(remote);
+                remote.hub.reset_channel(remote);
             }
+        }
+    }
+}
+
+/// The right to pass a half of a channel; given back when it is dropped unused.
+pub(crate) struct Pass {
+    channel: Option<Arc<Channel>>,
+}
+
+impl Pass {
+    /// The channel whose half is being passed.
+    pub(crate) fn channel(&self) -> Option<&Arc<Channel>> {
+        self.channel.as_ref()
+    }
+
+    /// The half is passed: uses the right up.
+    pub(crate) fn used(mut self) -> Option<Arc<Channel>> {
+        self.channel.take()
+    }
+}
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        if let Some(channel) = &self.channel {
+            lock(&channel.state).passing = false;
         }
     }
 }

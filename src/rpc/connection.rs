@@ -1,6 +1,6 @@
 //! The handle of a connection.
 
-use std::{fmt, future::poll_fn, sync::Arc, task::Poll};
+use std::{fmt, sync::Arc};
 
 use super::{
     call::Call,
@@ -52,7 +52,7 @@ impl Connection {
         let hub = Hub::new(HubParts {
             limits: parts.limits,
             session,
-            out: Outgoing::new(parts.sender),
+            out: Outgoing::new(parts.sender, options.settings.max_parked_messages),
             receiver: parts.receiver,
             credit: parts.credit,
             interrupt: parts.interrupt,
@@ -84,11 +84,7 @@ impl Connection {
     ///
     /// Cancel safe.
     pub async fn closed(&self) -> LinkEnd {
-        poll_fn(|cx| {
-            self.hub().wait_for_end(cx.waker());
-            self.hub().ended().map_or(Poll::Pending, |end| Poll::Ready(end.clone()))
-        })
-        .await
+        self.hub().wait_for_end().await
     }
 
     /// How the link ended, if it has.

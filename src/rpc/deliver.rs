@@ -18,7 +18,7 @@ use std::{
 use tokio::task::AbortHandle;
 
 use super::{
-    channel::{Channel, End, Unclaimed, append},
+    channel::{Channel, End, Unclaimed, Way, append},
     connection::Connection,
     dispatch::IncomingRequest,
     hub::{Hub, Local},
@@ -92,7 +92,9 @@ impl<'h> Deliver<'h> {
         let Some(run) = &mut self.run else { return false };
         let same = message.head == Head::Data { conn_id: run.conn_id, channel_id: run.channel_id };
         // A longer one is for the session to refuse.
-        let fits = message.payload.len() <= self.hub.limits.max_payload_size as usize;
+        // And what cannot be within the credit is not collected: it is found out at the run's end.
+        let fits = message.payload.len() <= self.hub.limits.max_payload_size as usize
+            && run.len <= self.hub.limits.initial_channel_credit as usize;
         if same && fits {
             run.push(message.payload);
         }
@@ -113,6 +115,10 @@ impl<'h> Deliver<'h> {
     fn receive<'m>(&mut self, message: &Message<'m>) -> Result<Todo<'m>, Violation> {
         let hub = self.hub;
         let session = self.session.get_or_insert_with(|| lock(&hub.session));
+        // The driver may have ended the link while another thread drains: nothing is opened after that.
+        if let Some(end) = hub.ended() {
+            return Ok(Todo::LinkEnd(end.clone()));
+        }
         Ok(match session.receive(message)? {
             Delivery::Nothing => Todo::Nothing,
             Delivery::Element { channel, payload } => {
@@ -137,6 +143,11 @@ impl<'h> Deliver<'h> {
                 self.response(call, opened, answer, channels)
             }
             Delivery::Cancel { handler } => Todo::Abort(handler),
+            // "Close ends a channel normally, sent by its data sender."
+            Delivery::Closed { channel } if lock(&channel.state).way == Way::Sending => {
+                let channel_id = channel.remote().map_or(0, |remote| remote.reference.id);
+                return Err(Violation::UnknownChannel { channel_id });
+            }
             Delivery::Closed { channel } => Todo::End(channel, End::Closed),
             Delivery::Reset { channel } => Todo::End(channel, End::Reset),
             Delivery::Goodbye { reason } => Todo::LinkEnd(LinkEnd::Goodbye { reason: reason.into() }),

@@ -13,7 +13,11 @@ use std::{
 
 use tokio::time::Sleep;
 
-use super::{deliver::Deliver, hub::Hub, waiters::lock};
+use super::{
+    deliver::Deliver,
+    hub::Hub,
+    waiters::{lock, try_lock},
+};
 use crate::{
     error::LinkEnd,
     link::{Head, Watcher, message::NoBody},
@@ -35,6 +39,8 @@ pub(crate) struct Driver {
 const FAREWELL: Duration = Duration::from_secs(1);
 /// While the receiver spins, the peer's life is looked at every so many polls.
 const WATCH_EVERY: u32 = 256;
+/// Batches that are still taken from a peer that is gone: more than a ring or a socket holds.
+const LAST_BATCHES: u32 = 1024;
 /// How long, or how far ahead, a timer without a deadline is set.
 const FAR: Duration = Duration::from_secs(3600);
 
@@ -83,7 +89,7 @@ impl Driver {
     /// Drains what has arrived, unless another thread has the receive role. Whether that was anything, and
     /// whether the watcher is to wake the task.
     fn poll_receive(&mut self, cx: &mut Context<'_>) -> Result<(bool, bool), LinkEnd> {
-        let Ok(mut receiver) = self.hub.receive.try_lock() else {
+        let Some(mut receiver) = try_lock(&self.hub.receive) else {
             return Ok((false, true)); // whoever has the role hands it back
         };
         let mut sink = Deliver::new(&self.hub);
@@ -103,7 +109,8 @@ impl Driver {
     fn drained(&self, end: LinkEnd) -> LinkEnd {
         self.hub.request_end(end.clone()); // a thread that sleeps in the receive role lets it go
         let mut receiver = lock(&self.hub.receive);
-        loop {
+        // A peer that hung up may go on writing.
+        for _ in 0..LAST_BATCHES {
             let mut sink = Deliver::new(&self.hub);
             let received = receiver.drain(&mut sink);
             if let Some(said) = sink.finish() {
@@ -116,6 +123,7 @@ impl Driver {
                 Err(found) => return found,
             }
         }
+        end
     }
 
     fn poll_deadlines(&mut self, cx: &mut Context<'_>) {
@@ -130,7 +138,8 @@ impl Driver {
                 return;
             }
             self.timer_at = None;
-            match self.hub.expire(Instant::now()) {
+            // The timer's own clock, which a test may have stopped.
+            match self.hub.expire(tokio::time::Instant::now().into_std()) {
                 Some(later) => next = later,
                 None => return,
             }
@@ -184,6 +193,7 @@ impl Future for Driver {
 impl Drop for Driver {
     /// The runtime went away under the link.
     fn drop(&mut self) {
+        let _ = lock(&self.hub.out).publish(); // what was sent is the peer's to see
         self.hub.end(LinkEnd::Closed);
         self.hub.release();
     }

@@ -96,6 +96,14 @@ pub enum Refusal {
     /// The value's own `Serialize` failed, or it is of a kind that postcard cannot express.
     #[error("a value cannot be encoded: {0}")]
     Serialize(postcard_text::Text),
+    /// More streams in one call than the link can ever have open.
+    #[error("{count} streams in one message, at most {limit} can be opened (Settings::channel_slots)")]
+    TooManyStreams {
+        /// How many handles were passed.
+        count: usize,
+        /// How many this side can have open.
+        limit: usize,
+    },
     /// A `Tx` or `Rx` was passed whose other half is remote already, or that was passed before.
     #[error("a stream's handle was passed whose other half is remote already")]
     HandleInUse,
@@ -189,6 +197,7 @@ pub(crate) fn refusal(fault: EncodeFault) -> Refusal {
         EncodeFault::PayloadTooLarge { len, limit } => Refusal::PayloadTooLarge { len, limit },
         EncodeFault::ElementTooLarge { len, window } => Refusal::ElementTooLarge { len, window },
         EncodeFault::Serialize(error) => Refusal::Serialize(postcard_text::Text::new(error)),
+        EncodeFault::TooManyChannels { count, limit } => Refusal::TooManyStreams { count, limit },
         EncodeFault::Handle(HandleFault::Passed) => Refusal::HandleInUse,
         EncodeFault::Handle(HandleFault::Misplaced) => Refusal::HandleMisplaced,
         // `sort` has waited for these.

@@ -12,6 +12,7 @@
 
 use std::{
     mem,
+    pin::pin,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak,
         atomic::{AtomicBool, Ordering},
@@ -20,13 +21,14 @@ use std::{
     time::Instant,
 };
 
-use tokio::{runtime::Handle, task::AbortHandle};
+use tokio::{runtime::Handle, sync::Notify, task::AbortHandle};
 
 use super::{
     block::is_blocking,
     channel::{Channel, End, Passed, Remote},
     connection::{Connection, Guard},
     dispatch::ServiceDispatcher,
+    errors::Blocked,
     outgoing::Outgoing,
     scope::Bound,
     slot::{CallSlot, Outcome},
@@ -68,7 +70,7 @@ pub(crate) struct Hub {
     /// Who waits for one of the link's channels to become free.
     slots: Mutex<Waiters>,
     /// Channels whose senders wait for credit that comes without a message.
-    starving: Mutex<Vec<Arc<Channel>>>,
+    starving: Mutex<Vec<Starving>>,
     starving_any: AtomicBool,
     driver: Mutex<Option<Waker>>,
     callers: Mutex<Callers>,
@@ -81,8 +83,28 @@ pub(crate) struct Hub {
     ending: OnceLock<LinkEnd>,
     /// How the link ended, once it has.
     ended: OnceLock<LinkEnd>,
-    closed: Mutex<Waiters>,
+    /// Tells those who wait for the end.
+    closed: Notify,
     guard: OnceLock<Weak<Guard>>,
+}
+
+/// A channel whose senders wait for credit.
+struct Starving {
+    channel: Arc<Channel>,
+    /// What was granted when the first of them began to wait.
+    granted: u64,
+}
+
+impl Starving {
+    /// Whether nobody waits any more, since the channel is over. Takes the wait back then.
+    fn is_over(&self, table: &dyn CreditTable) -> bool {
+        if self.channel.is_over()
+            && let Some(remote) = self.channel.remote()
+        {
+            table.stop_waiting(remote.reference.slot);
+        }
+        self.channel.is_over()
+    }
 }
 
 /// Who called last, and how often in a row.
@@ -91,6 +113,9 @@ struct Callers {
     last: Option<Waker>,
     in_a_row: u32,
 }
+
+/// Channels that one message can open.
+const MAX_CHANNELS: usize = u16::MAX as usize;
 
 /// Calls in a row that make a task the only caller of its link.
 const ALONE: u32 = 4;
@@ -128,7 +153,7 @@ impl Hub {
             dispatcher: parts.dispatcher,
             ending: OnceLock::new(),
             ended: OnceLock::new(),
-            closed: Mutex::default(),
+            closed: Notify::new(),
             guard: OnceLock::new(),
         })
     }
@@ -151,6 +176,12 @@ impl Hub {
         if len > limit { Err(EncodeFault::PayloadTooLarge { len, limit }) } else { Ok(()) }
     }
 
+    /// A message that opens more channels than this side may ever have open would wait for good.
+    pub(crate) fn check_channels(&self, count: usize) -> Result<(), EncodeFault> {
+        let limit = self.table().map_or(MAX_CHANNELS, |table| table.capacity().min(MAX_CHANNELS));
+        if count > limit { Err(EncodeFault::TooManyChannels { count, limit }) } else { Ok(()) }
+    }
+
     /// Sends an element, and counts it against its channel's credit.
     pub(crate) fn send_element(
         &self,
@@ -160,17 +191,25 @@ impl Hub {
     ) -> Result<(), SendFault> {
         let mut out = lock(&self.out);
         self.check_open()?;
-        let len = out.send(head, body)?;
+        let len = self.noted(out.send(head, body))?;
         credit.sent(len);
         self.publish_soon(&mut out);
         Ok(())
+    }
+
+    /// Sees to it that a fault that ends the link does so, whoever found it.
+    pub(crate) fn noted<T>(&self, sent: Result<T, SendFault>) -> Result<T, SendFault> {
+        if let Err(SendFault::Ended(end)) = &sent {
+            self.request_end(end.clone());
+        }
+        sent
     }
 
     /// Sends what nobody waits for; it is parked when the link is full, and lost when it is gone.
     pub(crate) fn send_or_park(&self, head: &Head<'_>) {
         let mut out = lock(&self.out);
         if self.check_open().is_ok() {
-            if let Err(fault) = out.send_or_park(head, &mut NoBody) {
+            if let Err(fault) = self.noted(out.send_or_park(head, &mut NoBody)) {
                 tracing::debug!(?fault, ?head, "a message was not sent");
             }
             self.publish_soon(&mut out);
@@ -201,6 +240,15 @@ impl Hub {
 
     // ---- waiting
 
+    /// Remembers a task that found something in its way. The caller tries once more afterwards.
+    pub(crate) fn wait_for(&self, blocked: Blocked, waker: &Waker) {
+        match blocked {
+            Blocked::Slot => self.wait_for_slot(waker),
+            // Only elements need credit, and their senders wait for it on their channel.
+            Blocked::Room | Blocked::Credit { .. } => self.wait_for_room(waker),
+        }
+    }
+
     /// Remembers a task that found the link full. The caller tries once more afterwards.
     pub(crate) fn wait_for_room(&self, waker: &Waker) {
         lock(&self.room).add(waker);
@@ -220,8 +268,8 @@ impl Hub {
     pub(crate) fn wait_for_credit(&self, channel: &Arc<Channel>, remote: &Remote) {
         let Some(table) = self.table() else { return };
         let mut starving = lock(&self.starving);
-        if !starving.iter().any(|known| Arc::ptr_eq(known, channel)) {
-            starving.push(Arc::clone(channel));
+        if !starving.iter().any(|known| Arc::ptr_eq(&known.channel, channel)) {
+            starving.push(Starving { channel: Arc::clone(channel), granted: remote.credit.granted() });
         }
         self.starving_any.store(true, Ordering::Relaxed); // under the lock of `starving`
         table.await_credit(remote.reference.slot);
@@ -253,22 +301,30 @@ impl Hub {
 
     fn wake_granted(&self) {
         let Some(table) = self.table() else { return };
-        let mut granted = Vec::new();
+        let mut woken = Vec::new();
         let mut starving = lock(&self.starving);
-        starving.retain(|channel| {
-            let Some(remote) = channel.remote() else { return false };
-            let had_any = remote.credit.available();
+        // Those that are over first: the slot of one may be another's by now, and what is taken back for the
+        // first is taken back for the second.
+        let before = starving.len();
+        starving.retain(|waiter| !waiter.is_over(&*table));
+        let again = starving.len() < before;
+        starving.retain(|waiter| {
+            let Some(remote) = waiter.channel.remote() else { return false };
+            if again {
+                table.await_credit(remote.reference.slot);
+            }
             self.refresh_credit(remote);
-            let stays = !channel.is_over() && remote.credit.available() == had_any;
+            // Another sender of the same stream may have looked, and taken some, in between.
+            let stays = remote.credit.granted() <= waiter.granted;
             if !stays {
                 table.stop_waiting(remote.reference.slot);
-                granted.push(Arc::clone(channel));
+                woken.push(Arc::clone(&waiter.channel));
             }
             stays
         });
         self.starving_any.store(!starving.is_empty(), Ordering::Relaxed); // under the lock of `starving`
         drop(starving);
-        granted.iter().for_each(|channel| channel.wake_writers());
+        woken.iter().for_each(|channel| channel.wake_writers());
     }
 
     /// Whether others than the driver may take the receive role. On links whose receiver is woken through the
@@ -328,8 +384,10 @@ impl Hub {
 
     /// Takes it back.
     pub(crate) fn keep_spare(&self, mut buffer: Vec<u8>) {
-        buffer.clear();
-        *lock(&self.spare) = buffer;
+        if buffer.capacity() <= 4 * self.limits.initial_channel_credit as usize {
+            buffer.clear();
+            *lock(&self.spare) = buffer;
+        }
     }
 
     // ---- channels
@@ -355,21 +413,30 @@ impl Hub {
 
     /// What a handle that was passed in a message becomes: a channel of this link. To be called under the
     /// locks of session and `out`, before anything can be sent behind the message.
-    pub(crate) fn adopt(&self, connection: &Connection, conn_id: u64, bound: Bound, reference: ChannelRef) {
+    pub(crate) fn adopt(
+        self: &Arc<Self>,
+        connection: &Connection,
+        conn_id: u64,
+        bound: Bound,
+        reference: ChannelRef,
+    ) {
         let window = self.limits.initial_channel_credit;
         if let Some(table) = self.table() {
             table.open(reference.slot, u64::from(window));
         }
         let credit = SendWindow::new(window);
-        let connection = connection.clone();
-        let remote = Remote { connection, conn_id, reference, window, own: true, credit };
-        match bound.channel.passed(bound.half, remote, bound.unread) {
+        let remote = Remote { hub: Arc::clone(self), conn_id, reference, window, own: true, credit };
+        let Bound { pass, half, unread, .. } = bound;
+        let Some(channel) = pass.used() else { return };
+        match channel.passed(half, remote, connection.clone(), unread) {
             Passed::Done => {}
-            Passed::Pump(queued) => drop(self.runtime.spawn(super::tx::pump(bound.channel, queued))),
+            Passed::Pump(queued) => {
+                drop(self.runtime.spawn(super::tx::pump(channel, queued, connection.clone())))
+            }
             // Its reader is gone. Not at once: the locks are held.
             Passed::Reset => drop(self.runtime.spawn(async move {
-                if let Some(remote) = bound.channel.remote() {
-                    remote.connection.hub().reset_channel(remote);
+                if let Some(remote) = channel.remote() {
+                    remote.hub.reset_channel(remote);
                 }
             })),
         }
@@ -458,9 +525,16 @@ impl Hub {
         self.ended.get()
     }
 
-    /// Leaves a task's waker for the end of the link. The caller looks at [`ended`](Hub::ended) afterwards.
-    pub(crate) fn wait_for_end(&self, waker: &Waker) {
-        lock(&self.closed).add(waker);
+    /// Waits for the end of the link.
+    pub(crate) async fn wait_for_end(&self) -> LinkEnd {
+        loop {
+            let mut told = pin!(self.closed.notified());
+            told.as_mut().enable(); // from here on nothing is missed
+            if let Some(end) = self.ended.get() {
+                return end.clone();
+            }
+            told.await;
+        }
     }
 
     /// Ends the link, once: everything that is open on it fails, every wait is over.
@@ -483,9 +557,9 @@ impl Hub {
             channel.end(End::Link(end.clone()));
         }
         lock(&self.starving).clear();
+        self.closed.notify_waiters();
         let mut wakers = lock(&self.room).take();
         wakers.extend(lock(&self.slots).take());
-        wakers.extend(lock(&self.closed).take());
         wake_all(wakers);
         if let Some(interrupt) = &self.interrupt {
             interrupt.interrupt();

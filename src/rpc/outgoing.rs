@@ -1,8 +1,9 @@
 //! The way out of a link: its sender, and what waits in private memory for room.
 //!
-//! Callers and streams wait for room themselves. What nobody waits to send (answers, Cancel, Close, Reset,
-//! Credit) is parked here when the link is full; that is bounded by the requests accepted and the channels
-//! open. While anything is parked, everything else finds the link full, so that order is kept.
+//! Callers, handlers with a result and streams wait for room themselves. What nobody waits to send (answers
+//! without a handler, Cancel, Close, Reset, Credit) is parked here when the link is full. Those are small, and
+//! a peer that reads takes them at once; one that only ever writes is let go when too many are parked. While
+//! anything is parked, everything else finds the link full, so that order is kept.
 
 use std::{
     collections::VecDeque,
@@ -19,8 +20,12 @@ pub(crate) struct Outgoing {
     /// `None` after the link's end.
     sender: Option<Box<dyn Sender>>,
     parked: VecDeque<Parked>,
+    /// The most that may be parked.
+    max_parked: usize,
     /// Somebody waits for room.
     wanted: bool,
+    /// The sender has been told that room is waited for, and has not found any since.
+    asked: bool,
     /// Messages sent since the last one was made visible, while the driver is about to make them so.
     /// `None`: it is not, and the next one is made visible at once.
     deferred: Option<u32>,
@@ -30,8 +35,15 @@ pub(crate) struct Outgoing {
 const BATCH: u32 = 8;
 
 impl Outgoing {
-    pub(crate) fn new(sender: Box<dyn Sender>) -> Self {
-        Outgoing { sender: Some(sender), parked: VecDeque::new(), wanted: false, deferred: None }
+    pub(crate) fn new(sender: Box<dyn Sender>, max_parked: u32) -> Self {
+        Outgoing {
+            sender: Some(sender),
+            parked: VecDeque::new(),
+            max_parked: max_parked as usize,
+            wanted: false,
+            asked: false,
+            deferred: None,
+        }
     }
 
     /// Sends a message, or says that there is no room.
@@ -57,14 +69,20 @@ impl Outgoing {
     ///
     /// # Errors
     ///
-    /// Everything but "full".
+    /// Everything but "full"; [`LinkEnd::Unread`] when too much is parked.
     pub(crate) fn send_or_park(&mut self, head: &Head<'_>, body: &mut dyn Body) -> Result<(), SendFault> {
         match self.send(head, body) {
             Ok(_) => Ok(()),
             Err(SendFault::Full) => {
+                if self.parked.len() >= self.max_parked {
+                    let messages = self.parked.len();
+                    return Err(SendFault::Ended(LinkEnd::Unread { messages }));
+                }
                 self.parked.push_back(Parked::new(head, body).map_err(SendFault::Encode)?);
-                // From here on the driver watches for room.
-                self.sender()?.has_room()?;
+                // Once there is none, the driver watches for room.
+                while !self.parked.is_empty() && self.has_room()? {
+                    self.flush_parked()?;
+                }
                 Ok(())
             }
             Err(fault) => Err(fault),
@@ -107,7 +125,6 @@ impl Outgoing {
     /// Sends what was parked and pushes it out. `true` when somebody wanted room and may try again.
     pub(crate) fn poll_room(&mut self, cx: &mut Context<'_>) -> Result<bool, LinkEnd> {
         loop {
-            let before = self.parked.len();
             self.deferred = None;
             self.flush_parked()?;
             // Byte streams publish by flushing, which follows.
@@ -116,18 +133,23 @@ impl Outgoing {
             if let Poll::Ready(flushed) = sender.poll_flush(cx) {
                 flushed?;
             }
-            if !self.wanted && self.parked.is_empty() {
+            if !self.wanted && !self.asked && self.parked.is_empty() {
                 return Ok(false);
             }
-            let room = self.sender()?.has_room()?;
-            if self.parked.is_empty() && room {
-                self.wanted = false;
-                return Ok(true);
-            }
-            if !room || self.parked.len() == before {
+            if !self.has_room()? {
                 return Ok(false);
+            }
+            if self.parked.is_empty() {
+                return Ok(std::mem::take(&mut self.wanted));
             }
         }
+    }
+
+    /// Whether there is room. Asked until the answer is yes, so that the sender need not watch any longer.
+    fn has_room(&mut self) -> Result<bool, LinkEnd> {
+        let room = self.sender()?.has_room()?;
+        self.asked = !room;
+        Ok(room)
     }
 
     /// Pushes out what was sent. `Ready` when nothing is left on this side.

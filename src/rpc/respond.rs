@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{
     connection::Connection,
-    errors::sort,
+    errors::{Blocked, sort},
     hub::{Hub, Local},
     outgoing::{Bytes, Outgoing},
     scope::{self, Bound},
@@ -14,7 +14,7 @@ use super::{
     wire::encode_value,
 };
 use crate::{
-    link::{Body, ChannelRef, EncodeFault, Encoder, Head, SendFault},
+    link::{Body, ChannelRef, EncodeFault, Encoder, Head},
     session::{Session, answer::Verdict},
 };
 
@@ -32,8 +32,9 @@ impl Responder {
         Responder { connection, conn_id, request_id, answered: false }
     }
 
-    /// Answers with what the handler returned. Waits only if the result opens channels, and all of the link's
-    /// are in use.
+    /// Answers with what the handler returned. Waits while the link is full, or if the result opens channels,
+    /// and all of the link's are in use: so what waits for a peer that does not read is bounded by the
+    /// requests that it may have running.
     ///
     /// The result is encoded straight into the link, under the locks of session and sender.
     pub(crate) fn result<T, E>(mut self, result: Result<T, E>) -> impl Future<Output = ()> + Send
@@ -54,13 +55,16 @@ impl Responder {
                     Ok(Vec::new())
                 }
             };
-            for _ in 0..2 {
-                if self.answer(&mut encode).is_ok() {
-                    return Poll::Ready(());
+            let mut waits_for = None;
+            loop {
+                let Err(blocked) = self.answer(&mut encode) else { return Poll::Ready(()) };
+                // Leave the waker behind, and try once more: what came in between is not missed.
+                if waits_for == Some(blocked) {
+                    return Poll::Pending;
                 }
-                self.connection.hub().wait_for_slot(cx.waker());
+                self.connection.hub().wait_for(blocked, cx.waker());
+                waits_for = Some(blocked);
             }
-            Poll::Pending
         })
     }
 
@@ -72,32 +76,36 @@ impl Responder {
     /// Answers Cancelled to a request that was never opened here.
     pub(crate) fn refuse_unopened(hub: &Hub, conn_id: u64, request_id: u64) {
         let mut out = lock(&hub.out);
-        send_verdict(&mut out, conn_id, request_id, Verdict::Cancelled);
-        hub.publish_soon(&mut out);
+        send_verdict(hub, &mut out, conn_id, request_id, Verdict::Cancelled);
     }
 
     fn refuse_with(&mut self, verdict: Verdict) {
-        let _ = self.answer(&mut |out, _| {
-            out.extend(verdict.bytes());
-            Ok(Vec::new())
-        });
+        let hub = self.connection.hub();
+        let mut session = lock(&hub.session);
+        if is_running(&mut session, self.conn_id, self.request_id) {
+            let mut out = lock(&hub.out);
+            send_verdict(hub, &mut out, self.conn_id, self.request_id, verdict);
+            finish(&mut session, self.conn_id, self.request_id);
+        }
+        drop(session);
+        self.answered = true;
     }
 
-    fn answer(&mut self, encode: &mut EncodeAnswer<'_>) -> Result<(), NoSlot> {
+    fn answer(&mut self, encode: &mut EncodeAnswer<'_>) -> Result<(), Blocked> {
         answer(&self.connection, self.conn_id, self.request_id, encode)?;
         self.answered = true;
         Ok(())
     }
 }
 
-/// Sends the answer to a request, unless it has ended with its link. `Err`: all channels of the link are in
-/// use, and nothing has happened.
+/// Sends the answer to a request, unless it has ended with its link. `Err`: what is in the way; nothing has
+/// happened.
 fn answer(
     connection: &Connection,
     conn_id: u64,
     request_id: u64,
     encode: &mut EncodeAnswer<'_>,
-) -> Result<(), NoSlot> {
+) -> Result<(), Blocked> {
     let hub = connection.hub();
     let mut session = lock(&hub.session);
     let first_id = session.connection(conn_id).map(|open| open.channels.next_id());
@@ -106,22 +114,30 @@ fn answer(
     if hub.check_open().is_err() || !is_running(&mut session, conn_id, request_id) {
         return Ok(()); // nobody waits for it
     }
-    match out.send_or_park(&Head::Response { conn_id, request_id, metadata: &[] }, &mut body) {
-        Ok(()) => body.adopt(connection, &mut session, conn_id),
-        Err(SendFault::Encode(EncodeFault::NoSlot)) => return Err(NoSlot),
-        Err(fault) => {
-            let why = sort(fault);
-            tracing::error!(request_id, ?why, "an answer cannot be sent; the call is answered Cancelled");
-            send_verdict(&mut out, conn_id, request_id, Verdict::Cancelled);
+    let head = Head::Response { conn_id, request_id, metadata: &[] };
+    let refused = match hub.noted(out.send(&head, &mut body)) {
+        Ok(_) => {
+            body.adopt(connection, &mut session, conn_id);
+            hub.publish_soon(&mut out);
+            None
         }
-    }
+        Err(fault) => {
+            let why = match sort(fault) {
+                Ok(blocked) => return Err(blocked),
+                Err(why) => why,
+            };
+            send_verdict(hub, &mut out, conn_id, request_id, Verdict::Cancelled);
+            Some(why)
+        }
+    };
     finish(&mut session, conn_id, request_id);
-    hub.publish_soon(&mut out);
+    drop(out);
+    drop(session);
+    if let Some(why) = refused {
+        tracing::error!(request_id, ?why, "an answer could not be sent; the call was answered Cancelled");
+    }
     Ok(())
 }
-
-/// All channels of the link are in use.
-struct NoSlot;
 
 impl Drop for Responder {
     fn drop(&mut self) {
@@ -143,10 +159,11 @@ fn finish(session: &mut Session<Local>, conn_id: u64, request_id: u64) {
     }
 }
 
-fn send_verdict(out: &mut Outgoing, conn_id: u64, request_id: u64, verdict: Verdict) {
+/// Answers with an error of the protocol. What fails with the link needs no answer.
+fn send_verdict(hub: &Hub, out: &mut Outgoing, conn_id: u64, request_id: u64, verdict: Verdict) {
     let head = Head::Response { conn_id, request_id, metadata: &[] };
-    if let Err(fault) = out.send_or_park(&head, &mut Bytes(verdict.bytes())) {
-        tracing::debug!(?fault, request_id, "an answer was not sent");
+    if hub.check_open().is_ok() && hub.noted(out.send_or_park(&head, &mut Bytes(verdict.bytes()))).is_ok() {
+        hub.publish_soon(out);
     }
 }
 
@@ -170,8 +187,8 @@ impl<'a, 'e> BindingBody<'a, 'e> {
     /// the caller holds the locks of session and sender.
     pub(crate) fn adopt(mut self, connection: &Connection, session: &mut Session<Local>, conn_id: u64) {
         for (bound, reference) in self.bound.drain(..) {
-            if let Some(open) = session.connection(conn_id) {
-                open.channels.insert_own(reference.id, Arc::clone(&bound.channel));
+            if let (Some(open), Some(channel)) = (session.connection(conn_id), bound.pass.channel()) {
+                open.channels.insert_own(reference.id, Arc::clone(channel));
             }
             self.hub.adopt(connection, conn_id, bound, reference);
         }
@@ -179,12 +196,15 @@ impl<'a, 'e> BindingBody<'a, 'e> {
 
     /// The channels that were bound.
     pub(crate) fn channels(&self) -> Vec<Arc<super::channel::Channel>> {
-        self.bound.iter().map(|(bound, _)| Arc::clone(&bound.channel)).collect()
+        self.bound.iter().filter_map(|(bound, _)| bound.pass.channel().cloned()).collect()
     }
 
     fn unbind(&mut self) {
         for (_, reference) in self.bound.drain(..) {
-            self.hub.give_back(reference.slot);
+            // Nobody is to be woken for it: it was taken under the same locks.
+            if let Some(table) = self.hub.table() {
+                table.give_back(reference.slot);
+            }
         }
     }
 }
@@ -194,6 +214,7 @@ impl Body for BindingBody<'_, '_> {
         self.unbind();
         let bound = (self.encode)(out, self.first_id)?;
         self.hub.check_payload(out.len())?;
+        self.hub.check_channels(bound.len())?;
         for bound in bound {
             let slot = self.hub.allot().ok_or(EncodeFault::NoSlot)?;
             let reference = ChannelRef { id: bound.id, slot };

@@ -110,7 +110,7 @@ impl<T: DeserializeOwned + 'static> Rx<T> {
                     return Poll::Pending;
                 }
                 Some(End::Closed) => Ok(None),
-                Some(End::Reset) => Err(RecvError::Reset),
+                Some(End::Reset | End::Refused(_)) => Err(RecvError::Reset),
                 Some(End::Link(end)) => Err(RecvError::Ended(end.clone())),
             };
             coop.made_progress();
@@ -122,7 +122,7 @@ impl<T: DeserializeOwned + 'static> Rx<T> {
     fn invalid(&self) -> RecvError {
         if let Some(remote) = self.channel.remote() {
             let violation = Violation::InvalidData { channel_id: remote.reference.id };
-            remote.connection.hub().violated(violation.clone());
+            remote.hub.violated(violation.clone());
             return RecvError::Ended(violation.into());
         }
         RecvError::InvalidElement
@@ -134,7 +134,7 @@ fn report(channel: &Channel, taken: usize) {
     if let Some(grant) = channel.report_taken(taken)
         && let Some(remote) = channel.remote()
     {
-        remote.connection.hub().grant_by_message(remote, grant);
+        remote.hub.grant_by_message(remote, grant);
     }
 }
 
@@ -155,18 +155,19 @@ impl<T> Drop for Rx<T> {
         match way {
             Way::Local => self.channel.end(End::Reset),
             Way::Receiving => {
+                self.channel.let_go();
                 if let Some(remote) = self.channel.remote() {
                     // A reader that is done with a closed channel only forgets it.
                     let closed = matches!(lock(&self.channel.state).end, Some(End::Closed));
                     self.channel.end(End::Reset);
                     if closed {
-                        remote.connection.hub().forget_channel(remote);
+                        remote.hub.forget_channel(remote);
                     } else {
-                        remote.connection.hub().reset_channel(remote);
+                        remote.hub.reset_channel(remote);
                     }
                 }
             }
-            // It was passed: the channel is the peer's to read.
+            // It was passed: the channel is the peer's to read, and the `Tx` keeps it.
             Way::Sending | Way::Arrived => {}
         }
     }

@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use super::channel::{Channel, Half, Unclaimed};
+use super::channel::{Channel, Half, Pass, Unclaimed};
 use crate::{
     link::{EncodeFault, message::HandleFault},
     session::channels::STEP,
@@ -25,7 +25,7 @@ pub(crate) struct Encoding {
 
 /// A handle that was encoded: it becomes the peer's when the message is sent.
 pub(crate) struct Bound {
-    pub(crate) channel: Arc<Channel>,
+    pub(crate) pass: Pass,
     /// The half that was passed.
     pub(crate) half: Half,
     pub(crate) id: u64,
@@ -73,14 +73,13 @@ pub(crate) fn bind(channel: &Arc<Channel>, half: Half, unread: impl FnOnce() -> 
             MISPLACED.set(true);
             return None;
         };
-        let twice = scope.bound.iter().any(|bound| Arc::ptr_eq(&bound.channel, channel));
-        if twice || !channel.can_pass() {
+        let Some(pass) = channel.start_pass() else {
             scope.fault = Some(HandleFault::Passed);
             return None;
-        }
+        };
         let id = scope.next_id;
         scope.next_id += STEP;
-        scope.bound.push(Bound { channel: Arc::clone(channel), half, id, unread: unread() });
+        scope.bound.push(Bound { pass, half, id, unread: unread() });
         Some(id)
     })
 }

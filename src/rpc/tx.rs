@@ -22,7 +22,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{
     block::block_on,
-    channel::{Channel, End, Full, Half, Remote, Way},
+    channel::{Channel, End, Full, Half, Remote, Unclaimed, Way},
+    connection::Connection,
     errors::{Blocked, Failed, Refusal, SendError, refusal, sort},
     method_id::TX_FIELD,
     rx::Rx,
@@ -166,6 +167,7 @@ fn ended(channel: &Channel) -> Option<SendError> {
     }
     lock(&channel.state).end.as_ref().map(|end| match end {
         End::Closed | End::Reset => SendError::Closed,
+        End::Refused(refusal) => SendError::Refused(refusal.clone()),
         End::Link(end) => SendError::Ended(end.clone()),
     })
 }
@@ -176,7 +178,7 @@ fn poll_send_remote(
     cx: &mut Context<'_>,
     encode: &mut Encode<'_>,
 ) -> Poll<Result<(), SendError>> {
-    let hub = remote.connection.hub();
+    let hub = &remote.hub;
     let mut waits_for = None;
     loop {
         let fault = match send_now(remote, encode) {
@@ -210,7 +212,7 @@ fn poll_send_remote(
 /// Sends one element if link and credit allow it.
 fn send_now(remote: &Remote, encode: &mut Encode<'_>) -> Result<(), SendFault> {
     let head = Head::Data { conn_id: remote.conn_id, channel_id: remote.reference.id };
-    let hub = remote.connection.hub();
+    let hub = &remote.hub;
     hub.send_element(&head, &mut ElementBody { remote, encode }, &remote.credit)
 }
 
@@ -222,7 +224,7 @@ struct ElementBody<'a, 'e> {
 impl Body for ElementBody<'_, '_> {
     fn encode(&mut self, out: &mut Encoder<'_>) -> Result<(), EncodeFault> {
         (self.encode)(out)?;
-        let (len, hub) = (out.len(), self.remote.connection.hub());
+        let (len, hub) = (out.len(), &self.remote.hub);
         hub.check_payload(len)?;
         let window = self.remote.window as usize;
         if len > window {
@@ -254,9 +256,7 @@ fn poll_send_queue(
                 reader.into_iter().for_each(Waker::wake);
                 return Poll::Ready(Ok(()));
             }
-            Err(Full::TooLarge { len, window }) => {
-                return Poll::Ready(Err(SendError::Refused(Refusal::ElementTooLarge { len, window })));
-            }
+            Err(Full::Passed) => return Poll::Ready(Err(SendError::Refused(Refusal::HandleInUse))),
             // It became direct meanwhile.
             Err(Full::Moved) => {
                 cx.waker().wake_by_ref();
@@ -287,8 +287,8 @@ fn encoded(encode: &mut Encode<'_>) -> Result<Vec<u8>, SendError> {
 }
 
 /// Sends elements that were queued before their channel was remote, then those that were queued meanwhile;
-/// then the channel is direct.
-pub(crate) async fn pump(channel: Arc<Channel>, queued: Vec<Vec<u8>>) {
+/// then the channel is direct. Keeps the link open until all of them are out.
+pub(crate) async fn pump(channel: Arc<Channel>, queued: Vec<Vec<u8>>, _keeps: Connection) {
     let mut batches = std::collections::VecDeque::from(queued);
     loop {
         let Some(batch) = batches.pop_front().or_else(|| channel.take_queue()) else {
@@ -309,8 +309,15 @@ pub(crate) async fn pump(channel: Arc<Channel>, queued: Vec<Vec<u8>>) {
             })
             .await;
             if let Err(error) = sent {
+                // What the queue took, the link refuses: the sender hears of it with its next element.
                 tracing::debug!(%error, "queued elements of a stream were not sent");
-                channel.end(End::Reset);
+                channel.end(match error {
+                    SendError::Refused(refusal) => End::Refused(refusal),
+                    SendError::Closed | SendError::Ended(_) => End::Reset,
+                });
+                if let Some(remote) = channel.remote() {
+                    remote.hub.reset_channel(remote);
+                }
                 return;
             }
             let taken = batch.take_taken();
@@ -363,6 +370,9 @@ impl<T: Serialize + 'static> Sink<T> for Tx<T> {
 impl<T> Drop for Tx<T> {
     fn drop(&mut self) {
         close(&self.channel);
+        if lock(&self.channel.state).way == Way::Sending {
+            self.channel.let_go();
+        }
     }
 }
 
@@ -391,7 +401,7 @@ fn close(channel: &Arc<Channel>) {
 pub(crate) fn send_close(channel: &Arc<Channel>) {
     channel.end(End::Closed);
     if let Some(remote) = channel.remote() {
-        remote.connection.hub().close_channel(remote);
+        remote.hub.close_channel(remote);
     }
 }
 
@@ -416,6 +426,7 @@ impl<'de, T> Deserialize<'de> for Tx<T> {
         u64::deserialize(deserializer)?; // the message's list is authoritative
         let channel = scope::claim().ok_or_else(|| serde::de::Error::custom("no channel for this handle"))?;
         if !channel.claimed_as(Half::Tx) {
+            drop(Unclaimed::new([channel].into())); // which resets it
             return Err(serde::de::Error::custom("elements came for a channel that is this side's to send"));
         }
         Ok(Tx::new(channel))

@@ -2,12 +2,16 @@
 //!
 //! Totals are `u64` and never wrap: 2^64 bytes take centuries.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicU64,
+    Ordering::{AcqRel, Acquire, Relaxed},
+};
 
 /// What the sender of a channel may still send. Invariant: `sent <= granted`.
 ///
-/// Counters only: no memory is published through them, so every access is Relaxed. `sent` is changed under
-/// the lock of the link's sender alone; `granted` by whoever brings a grant.
+/// `sent` is changed under the lock of the link's sender alone; `granted` by whoever brings a grant. No memory
+/// is published through them, so accesses are Relaxed; but what was read from a peer's counter must not seem
+/// to go backwards, see [`granted`](SendWindow::granted).
 #[derive(Debug)]
 pub(crate) struct SendWindow {
     sent: AtomicU64,
@@ -31,7 +35,9 @@ impl SendWindow {
 
     /// What was granted since the channel opened.
     pub(crate) fn granted(&self) -> u64 {
-        self.granted.load(Relaxed)
+        // Acquire: pairs with the AcqRel in `granted_total`; whoever reads the peer's counter behind this reads
+        // no less than what was stored here.
+        self.granted.load(Acquire)
     }
 
     /// An element was sent.
@@ -50,12 +56,17 @@ impl SendWindow {
 
     /// The receiver has granted `total` bytes since the channel opened; less than before is ignored.
     pub(crate) fn granted_total(&self, total: u64) {
-        self.granted.fetch_max(total, Relaxed);
+        // AcqRel: pairs with the Acquire in `granted`.
+        self.granted.fetch_max(total, AcqRel);
     }
 }
 
 /// What the receiver of a channel has granted and got. Invariants: `taken <= received <= granted`, and
-/// `granted <= taken + window`.
+/// `granted <= taken + window + window / 4`.
+///
+/// Grants aim a quarter of the window beyond the window itself, so that what is not worth a grant yet is
+/// never missing: a sender whose receiver has taken everything has a whole window, and the largest element
+/// that fits one can go.
 #[derive(Debug)]
 pub(crate) struct ReceiveWindow {
     window: u64,
@@ -97,13 +108,21 @@ impl ReceiveWindow {
     pub(crate) fn taken(&mut self, len: usize) -> Option<Grant> {
         self.taken += len as u64;
         debug_assert!(self.taken <= self.received, "taken before it was received");
-        let more = self.taken + self.window - self.granted;
-        if more < (self.window / GRANT_STEPS).max(1) {
+        let step = self.window / GRANT_STEPS;
+        let more = (self.taken + self.window + step).saturating_sub(self.granted);
+        if more < step.max(1) {
             return None;
         }
-        self.granted += more;
-        // `more` is at most the window, which is a u32.
-        Some(Grant { total: self.granted, more: u32::try_from(more).unwrap_or(u32::MAX) })
+        let more = u32::try_from(more).unwrap_or(u32::MAX);
+        self.granted += u64::from(more);
+        Some(Grant { total: self.granted, more })
+    }
+
+    /// Makes room for one element that exceeds the whole window, if nothing is in its way.
+    pub(crate) fn stretch(&mut self, len: usize) {
+        if self.outstanding() == 0 {
+            self.granted = self.granted.max(self.received + len as u64);
+        }
     }
 }
 
@@ -141,9 +160,32 @@ mod tests {
         let mut window = ReceiveWindow::new(100);
         window.received(100).unwrap();
         assert_eq!(window.received(1), Err((101, 100)));
+        assert_eq!(window.taken(1), Some(Grant { total: 126, more: 26 }));
         assert_eq!(window.taken(24), None);
-        assert_eq!(window.taken(1), Some(Grant { total: 125, more: 25 }));
-        window.received(25).unwrap();
+        assert_eq!(window.taken(1), Some(Grant { total: 151, more: 25 }));
+        window.received(51).unwrap();
+    }
+
+    #[test]
+    fn a_receiver_that_has_taken_everything_leaves_its_sender_a_whole_window() {
+        let mut window = ReceiveWindow::new(64);
+        let (mut sent, mut granted) = (0, 64);
+        for len in (1..=64).chain([64, 3, 61, 17, 48]) {
+            assert!(granted - sent >= 64, "{granted} granted, {sent} sent, all taken");
+            sent += len as u64;
+            window.received(len).unwrap();
+            granted = window.taken(len).map_or(granted, |grant| grant.total);
+        }
+    }
+
+    #[test]
+    fn an_element_beyond_the_window_passes_alone() {
+        let mut window = ReceiveWindow::new(10);
+        window.stretch(50);
+        window.received(50).unwrap();
+        window.stretch(50);
+        assert!(window.received(1).is_err());
+        assert_eq!(window.taken(50), Some(Grant { total: 62, more: 12 }));
     }
 
     #[test]
@@ -154,6 +196,6 @@ mod tests {
             window.received(1 << 30).unwrap();
             total = window.taken(1 << 30).unwrap().total;
         }
-        assert_eq!(total, 9 << 30);
+        assert_eq!(total, (9 << 30) + (1 << 28));
     }
 }

@@ -55,7 +55,8 @@ impl<E: Ends> Serving<E> {
                 running.handler = Some(handler);
                 Ok(())
             }
-            None => Ok(()), // answered already
+            // It was answered already, which ended the handler; or the link ended, and then it must.
+            None => Err(handler),
         }
     }
 

@@ -30,6 +30,8 @@ pub(super) struct ShmCredit {
     own: Mutex<Own>,
     /// One bit for each slot: whether a sender of this side waits for credit there.
     waiting: Box<[AtomicU64]>,
+    /// Slots of the table, of both sides.
+    slots: usize,
     shared: Arc<Shared>,
 }
 
@@ -50,7 +52,7 @@ impl ShmCredit {
     ) -> Self {
         let own = Mutex::new(Own { allocator, allotted: HashMap::default() });
         let waiting = (0..slots.div_ceil(u64::BITS)).map(|_| AtomicU64::new(0)).collect();
-        ShmCredit { credit, partition, own, waiting, shared }
+        ShmCredit { credit, partition, own, waiting, slots: slots as usize, shared }
     }
 
     /// The slot that is meant: one that the peer may have allotted, or one that this side has.
@@ -86,6 +88,10 @@ impl CreditTable for ShmCredit {
         let slot = own.allocator.allot()?;
         own.allotted.insert(slot.index(), slot);
         Some(CreditSlot { index: slot.index(), generation: slot.generation() })
+    }
+
+    fn capacity(&self) -> usize {
+        self.slots / 2 // each side allots half of them
     }
 
     fn give_back(&self, slot: CreditSlot) {

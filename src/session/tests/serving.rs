@@ -73,11 +73,11 @@ fn cancel_for_a_request_that_was_answered_is_ignored() {
 }
 
 #[test]
-fn a_handler_that_has_answered_before_it_was_known_is_left_alone() {
+fn a_handler_whose_request_is_gone_before_it_was_known_is_given_back_to_be_stopped() {
     let mut scene = Scene::new();
     scene.request(1, &[]).unwrap();
     scene.session.root.serving.finish(1);
-    assert_eq!(scene.session.root.serving.attach(1, 10), Ok(()));
+    assert_eq!(scene.session.root.serving.attach(1, 10), Err(10));
     assert!(scene.session.end().handlers.is_empty());
 }
 
