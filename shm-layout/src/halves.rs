@@ -3,7 +3,7 @@
 
 use crate::layout::channel::ChannelEntry;
 use crate::layout::endpoint::Endpoint;
-use crate::sync::{Granule, ReadOnly};
+use crate::sync::{AtomicU32, Granule, ReadOnly};
 
 /// Both halves of one segment: ours to write, the peer's to read.
 ///
@@ -18,8 +18,16 @@ pub(crate) mod sealed {
         fn own(&self) -> super::Own<'_>;
         /// The parts of the peer's half.
         fn peer(&self) -> super::Peer<'_>;
+        /// What this side remembers of the peer's bell, in memory of its own: see `algo::park`.
+        fn rung(&self) -> &super::Rung;
     }
 }
+
+/// The announcement of the peer's that this side has rung for last. Even, as it is at first: for none that
+/// can be.
+#[derive(Debug, Default)]
+#[allow(unreachable_pub, reason = "named by a trait that has to be public")]
+pub struct Rung(pub(crate) AtomicU32);
 
 /// The parts of the half that this process alone writes.
 #[allow(unreachable_pub, reason = "named by a trait that has to be public")]

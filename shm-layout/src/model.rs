@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::attached::{Attached, Side};
-use crate::halves::{Halves, Own, Peer, sealed};
+use crate::halves::{Halves, Own, Peer, Rung, sealed};
 use crate::layout::channel::ChannelEntry;
 use crate::layout::endpoint::{Endpoint, Line};
 use crate::sync::{AtomicU32, AtomicU64, Granule, ReadOnly};
@@ -15,8 +15,8 @@ pub fn pair(ring_bytes: usize, channel_slots: usize) -> (Attached<ModelHalves>, 
     let half = || Arc::new(Half::new(ring_bytes, channel_slots));
     let (initiator, acceptor) = (half(), half());
     (
-        Attached::new(ModelHalves { own: initiator.clone(), peer: acceptor.clone() }, Side::Initiator),
-        Attached::new(ModelHalves { own: acceptor, peer: initiator }, Side::Acceptor),
+        Attached::new(ModelHalves::new(initiator.clone(), acceptor.clone()), Side::Initiator),
+        Attached::new(ModelHalves::new(acceptor, initiator), Side::Acceptor),
     )
 }
 
@@ -25,6 +25,13 @@ pub fn pair(ring_bytes: usize, channel_slots: usize) -> (Attached<ModelHalves>, 
 pub struct ModelHalves {
     own: Arc<Half>,
     peer: Arc<Half>,
+    rung: Rung,
+}
+
+impl ModelHalves {
+    fn new(own: Arc<Half>, peer: Arc<Half>) -> Self {
+        Self { own, peer, rung: Rung::default() }
+    }
 }
 
 impl Halves for ModelHalves {}
@@ -40,6 +47,10 @@ impl sealed::Halves for ModelHalves {
             channels: ReadOnly::new(&self.peer.channels),
             ring: ReadOnly::new(&self.peer.ring),
         }
+    }
+
+    fn rung(&self) -> &Rung {
+        &self.rung
     }
 }
 

@@ -9,7 +9,7 @@ use core::ptr::NonNull;
 use crate::algo::lifecycle;
 use crate::attached::{Attached, Side};
 use crate::error::{LayoutError, Rule};
-use crate::halves::{Halves, Own, Peer, sealed};
+use crate::halves::{Halves, Own, Peer, Rung, sealed};
 use crate::layout::channel::ChannelEntry;
 use crate::layout::endpoint::Endpoint;
 use crate::layout::geometry::{Geometry, Offset};
@@ -117,6 +117,7 @@ pub fn attach<O: Memory, P: Memory>(
     let halves = Mapped {
         own: Pointers::new(&own.memory, &own.geometry),
         peer: Pointers::new(&peer.memory, &own.geometry),
+        rung: Rung::default(),
         _memory: (own.memory, peer.memory),
     };
     Ok(Attached::new(halves, side))
@@ -127,6 +128,7 @@ pub fn attach<O: Memory, P: Memory>(
 pub struct Mapped<O, P> {
     own: Pointers,
     peer: Pointers,
+    rung: Rung,
     /// Keeps the mappings alive that the pointers lead to.
     _memory: (O, P),
 }
@@ -157,6 +159,10 @@ impl<O: Memory, P: Memory> sealed::Halves for Mapped<O, P> {
             channels: ReadOnly::new(channels),
             ring: ReadOnly::new(ring),
         }
+    }
+
+    fn rung(&self) -> &Rung {
+        &self.rung
     }
 }
 

@@ -127,12 +127,14 @@ fn credit_that_goes_back_is_named() {
 fn flags_of_any_value_cost_no_more_than_a_wake() {
     let Pair { mut guest, host, host_half, .. } = pair(SMALL).unwrap();
     let slot = host.partition.accept(0, 1).unwrap();
-    for (parked, wake) in [
-        (u64::MAX, Wake::Both),
-        (7, Wake::Futex),
-        (7 << 32, Wake::Bell),
-        (1 << 63 | 1 << 31, Wake::Both),
-        (0, Wake::Nobody),
+    for (parked, wake, again) in [
+        (u64::MAX, Wake::Both, Wake::Futex),
+        (7, Wake::Futex, Wake::Futex),
+        (7 << 32, Wake::Bell, Wake::Nobody),
+        (5 << 32, Wake::Bell, Wake::Nobody),
+        (8 << 32, Wake::Nobody, Wake::Nobody),
+        (1 << 63 | 1 << 31, Wake::Futex, Wake::Futex),
+        (0, Wake::Nobody, Wake::Nobody),
     ] {
         host_half.poke(PARKED, parked);
         host_half.poke32(STARVED, u32::MAX);
@@ -140,13 +142,35 @@ fn flags_of_any_value_cost_no_more_than_a_wake() {
         guest.writer.reserve(0).unwrap().commit(0, 0);
         assert_eq!(guest.writer.publish(), wake);
         assert_eq!(guest.reader.publish_consumed(), Wake::Nobody, "nothing was consumed");
-        assert_eq!(guest.credit.grant(slot, 1), wake);
+        assert_eq!(guest.credit.grant(slot, 1), again);
     }
     let parked = guest.park.prepare(Mode::Futex);
     assert!(!guest.park.woken(&parked));
     host_half.poke32(WAKE, parked.seen().wrapping_sub(1));
     assert!(guest.park.woken(&parked));
     guest.park.unpark(parked);
+}
+
+#[test]
+fn the_sequence_of_sleeps_wraps_beside_the_count_of_sleepers() {
+    let Pair { mut guest, host, host_half, .. } = pair(SMALL).unwrap();
+    host_half.poke(PARKED, u64::from(u32::MAX - 1) << 32);
+    let mut publish = || {
+        guest.writer.reserve(0).unwrap().commit(0, 0);
+        guest.writer.publish()
+    };
+    let thread = host.park.prepare(Mode::Futex);
+    for _ in 0..3 {
+        let task = host.park.prepare(Mode::Bell);
+        assert_eq!([publish(), publish()], [Wake::Both, Wake::Futex]);
+        host.park.unpark(task);
+        assert_eq!(publish(), Wake::Futex);
+    }
+    host.park.unpark(thread);
+    assert_eq!(publish(), Wake::Nobody);
+    let task = host.park.prepare(Mode::Bell);
+    assert_eq!([publish(), publish()], [Wake::Bell, Wake::Nobody]);
+    host.park.unpark(task);
 }
 
 #[test]

@@ -2,10 +2,16 @@
 //!
 //! After the handshake the control socket carries nothing else. A byte has no meaning but "look", so bytes
 //! may merge: where the socket is full of them, the peer has not looked yet, and will.
+//!
+//! A side rings once for each sleep that the other announces, so whoever has heard a ring announces its next
+//! sleep anew; [`heard`](Bell::heard) tells it.
 
 use std::{
     io,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     task::{Context, Poll, ready},
 };
 
@@ -18,7 +24,10 @@ use tokio::io::unix::AsyncFd;
 
 /// The control socket of an attached link. Any thread may ring.
 #[derive(Debug)]
-pub(super) struct Bell(AsyncFd<OwnedFd>);
+pub(super) struct Bell {
+    socket: AsyncFd<OwnedFd>,
+    heard: AtomicU32,
+}
 
 /// What was heard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,13 +41,21 @@ pub(super) enum Heard {
 impl Bell {
     /// Takes the socket over from the handshake.
     pub(super) fn new(socket: AsyncFd<OwnedFd>) -> Arc<Self> {
-        Arc::new(Bell(socket))
+        Arc::new(Bell { socket, heard: AtomicU32::new(0) })
     }
 
-    /// Rings the peer. Never waits and never fails: a full socket is one that rings already, and the end of a
-    /// closed one is heard by whoever listens. One system call.
-    pub(super) fn ring(&self) {
-        let _ = net::send(self.0.as_fd(), &[RING], SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+    /// Rings the peer, and returns whether it will hear it. Never waits: a full socket is one that rings
+    /// already. `false` is no end of the link: that of a closed one is heard by whoever listens, and a system
+    /// without memory may have some the next time. One system call.
+    pub(super) fn ring(&self) -> bool {
+        let sent = net::send(self.socket.as_fd(), &[RING], SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+        matches!(sent, Ok(_) | Err(Errno::AGAIN))
+    }
+
+    /// How many times rings were heard, mod 2^32: what the task that listens compares.
+    pub(super) fn heard(&self) -> u32 {
+        // Relaxed: counted by the task that listens.
+        self.heard.load(Ordering::Relaxed)
     }
 
     /// Ready when the peer rang since the last call, or hung up. One system call for each time it is ready.
@@ -48,10 +65,12 @@ impl Bell {
     pub(super) fn poll_heard(&self, cx: &mut Context<'_>) -> Poll<io::Result<Heard>> {
         let mut rings = [0; AT_ONCE];
         loop {
-            let mut ready = ready!(self.0.poll_read_ready(cx))?;
-            match net::recv(self.0.as_fd(), &mut rings, RecvFlags::DONTWAIT) {
+            let mut ready = ready!(self.socket.poll_read_ready(cx))?;
+            match net::recv(self.socket.as_fd(), &mut rings, RecvFlags::DONTWAIT) {
                 Ok((_, 0)) => return Poll::Ready(Ok(Heard::End)),
                 Ok((_, read)) => {
+                    // Relaxed: see `heard`.
+                    self.heard.fetch_add(1, Ordering::Relaxed);
                     // A short read has emptied the socket: the poller tells of the next byte, and keeps what
                     // it knows of the end.
                     if read < rings.len() {
@@ -69,7 +88,7 @@ impl Bell {
 
     /// Lets the peer hear the end, whoever else still holds the bell here.
     pub(super) fn hang_up(&self) {
-        let _ = net::shutdown(self.0.as_fd(), Shutdown::Both);
+        let _ = net::shutdown(self.socket.as_fd(), Shutdown::Both);
     }
 }
 
@@ -101,10 +120,11 @@ mod tests {
     async fn rings_merge_and_the_end_is_heard_behind_them() {
         let (mine, peers) = pair();
         for _ in 0..3 {
-            mine.ring();
+            assert!(mine.ring());
         }
         assert_eq!(heard(&peers).await, Heard::Rung);
-        mine.ring();
+        assert_eq!(peers.heard(), 1);
+        assert!(mine.ring());
         mine.hang_up();
         assert_eq!(heard(&peers).await, Heard::Rung);
         assert_eq!(heard(&peers).await, Heard::End);
@@ -115,7 +135,7 @@ mod tests {
     async fn ringing_a_peer_that_never_listens_does_not_wait() {
         let (mine, peers) = pair();
         for _ in 0..100_000 {
-            mine.ring();
+            assert!(mine.ring());
         }
         assert_eq!(heard(&peers).await, Heard::Rung);
     }
@@ -124,7 +144,7 @@ mod tests {
     async fn ringing_a_peer_that_is_gone_does_nothing() {
         let (mine, peers) = pair();
         drop(peers);
-        mine.ring();
+        assert!(!mine.ring());
         assert_eq!(heard(&mine).await, Heard::End);
     }
 }

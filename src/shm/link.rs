@@ -30,9 +30,10 @@ pub(super) type Mapped = layout::Mapped<Mapping, Mapping>;
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) park: Park<Mapped>,
-    pub(super) local: LocalWord,
+    /// Has an owner of its own beside the link: whoever waits for the end holds it, and nothing else of this.
+    pub(super) local: Arc<LocalWord>,
     pub(super) waiters: Waiters,
-    bell: Arc<Bell>,
+    pub(super) bell: Arc<Bell>,
     /// Whether this side has sent something since it last looked for an answer.
     sent: AtomicBool,
 }
@@ -43,7 +44,8 @@ pub(super) struct Shared {
 /// (`Park::prepare`, which fences); whoever begins to wait [`enter`](Waiters::enter)s before its own
 /// (`Park::starve`, `Credit::await_credit`, which fence). The fences are in one order: either the sleeper
 /// sees the waiter and has it look once more, or the waiter's look comes behind the sleeper's announcement,
-/// and what it then does not see, the peer publishes behind both, and wakes.
+/// and what it then does not see, the peer publishes behind both, and wakes, or has a ring on its way
+/// already.
 #[derive(Debug, Default)]
 pub(super) struct Waiters(AtomicUsize);
 
@@ -71,8 +73,8 @@ impl Shared {
             // It fails for no word that is mapped; a peer that is not woken is woken by what comes next.
             let _ = futex::wake(self.park.wake_word());
         }
-        if wake.bell() {
-            self.bell.ring();
+        if wake.bell() && !self.bell.ring() {
+            self.park.not_rung();
         }
     }
 
@@ -96,10 +98,10 @@ impl Shared {
     }
 }
 
-impl Interrupt for Shared {
+impl Interrupt for LocalWord {
     /// One system call.
     fn interrupt(&self) {
-        self.local.bump();
+        self.bump();
     }
 }
 
@@ -119,7 +121,7 @@ pub(super) fn parts(
     let attached = layout::attach(halves.own, halves.peer, side).map_err(SegmentError::Layout)?;
     let shared = Arc::new(Shared {
         park: attached.park,
-        local: LocalWord::default(),
+        local: Arc::default(),
         waiters: Waiters::default(),
         bell: bell.clone(),
         sent: AtomicBool::new(false),
@@ -131,6 +133,7 @@ pub(super) fn parts(
         geometry.channel_slots,
         shared.clone(),
     );
+    let local = shared.local.clone();
     Ok(Parts {
         role,
         limits: Limits {
@@ -141,7 +144,7 @@ pub(super) fn parts(
         receiver: Box::new(ShmReceiver::new(attached.reader, shared.clone(), waiting)),
         credit: Some(Arc::new(credit)),
         watcher: Some(Box::new(Watch::new(bell, peer))),
-        interrupt: Some(shared),
+        interrupt: Some(local),
     })
 }
 

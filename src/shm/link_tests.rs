@@ -282,6 +282,33 @@ async fn credit_is_seen_by_the_sender_and_wakes_it() {
 }
 
 #[tokio::test]
+async fn a_ring_that_was_heard_is_followed_by_another_look_and_another_ring() {
+    let (host, mut guest) = pair_for_test(&GEOMETRY, Waiting::Sleep).await;
+    let (granting, sending) = (host.credit.clone().unwrap(), guest.credit.clone().unwrap());
+    let slot = sending.allot().unwrap();
+    sending.await_credit(slot);
+    let mut heard = Collector::all();
+    for total in 1..4 {
+        poll_fn(|cx| {
+            assert!(matches!(guest.receiver.poll_receive(cx, &mut heard), Poll::Ready(Ok(0))), "{total}");
+            for _ in 0..3 {
+                assert!(guest.receiver.poll_receive(cx, &mut heard).is_pending(), "asked once");
+            }
+            Poll::Ready(())
+        })
+        .await;
+        // The second rings no more, and what it grants is seen with the first.
+        granting.open(slot, total);
+        granting.grant(slot, total + 1);
+        let rung = poll_fn(|cx| guest.watcher.as_mut().unwrap().poll_rung(cx));
+        tokio::time::timeout(Duration::from_secs(5), rung).await.expect("it rings each time").unwrap();
+        let again = poll_fn(|cx| Poll::Ready(guest.watcher.as_mut().unwrap().poll_rung(cx))).await;
+        assert!(again.is_pending(), "and once");
+        assert_eq!(sending.granted(slot, 0).unwrap(), Some(total + 1));
+    }
+}
+
+#[tokio::test]
 async fn each_side_allots_half_of_the_slots_and_the_peer_checks_them() {
     let (host, guest) = pair_for_test(&GEOMETRY, Waiting::Sleep).await;
     let (host, guest) = (host.credit.unwrap(), guest.credit.unwrap());

@@ -18,7 +18,7 @@
 //! # What a message costs
 //!
 //! Counted for a message that fits the ring, on links that are busy. System calls are made only for a peer
-//! that sleeps.
+//! that sleeps; the bell is rung once for each sleep, however much is sent until it ends.
 //!
 //! | | sender | receiver |
 //! |---|---|---|

@@ -13,6 +13,13 @@
 //! ring in is looked at here. Room in the ring out and credit are not this object's to look at: while anybody
 //! waits for those, an announcement is followed by an early return with nothing, once, so that the caller
 //! looks.
+//!
+//! The peer rings the bell once for an announcement, so one behind which a ring was heard is over: nothing
+//! rings for it any more. Each time that the driver's task is polled, or is handed the wake-ups back, it goes
+//! to sleep behind a new one. There is one exception, or the look for room and credit would be asked for
+//! again and again: the announcement behind which it was asked for stands for as long as the task, which
+//! alone listens to the bell, has heard no ring since. What is published then was seen by that look, or
+//! rings.
 
 use std::{
     sync::Arc,
@@ -39,8 +46,8 @@ pub(super) struct ShmReceiver {
     reader: RingReader<Mapped>,
     shared: Arc<Shared>,
     spin: Spin,
-    /// The sleep that is announced, and how.
-    announced: Option<(Mode, Parked)>,
+    /// The sleep that is announced.
+    announced: Option<Announced>,
     /// The local word when it was last looked at: an interrupt since then ends the next sleep at once.
     local_seen: u32,
     /// The body of the frame at hand, and its channels: memory that is used again.
@@ -48,6 +55,17 @@ pub(super) struct ShmReceiver {
     channels: Vec<ChannelRef>,
     /// What ended the link; everything behind it is not to be trusted.
     ended: Option<LinkEnd>,
+}
+
+/// A sleep that is announced.
+#[derive(Debug)]
+struct Announced {
+    mode: Mode,
+    parked: Parked,
+    /// The rings heard before it.
+    heard: u32,
+    /// Whether the caller was asked, behind it, to look for room and credit.
+    asked: bool,
 }
 
 impl ShmReceiver {
@@ -97,22 +115,35 @@ impl ShmReceiver {
         self.shared.wake(self.reader.publish_consumed());
     }
 
-    /// Announces a sleep, if it is not yet. True: look at everything once more. False: it was looked at
-    /// behind the announcement already.
-    fn announce(&mut self, mode: Mode) -> bool {
-        if self.announced.as_ref().is_some_and(|(announced, _)| *announced == mode) {
-            return false;
-        }
+    /// Announces a sleep, anew if one is announced: look at everything once more.
+    fn announce(&mut self, mode: Mode) {
         self.withdraw();
-        self.announced = Some((mode, self.shared.park.prepare(mode)));
+        let heard = self.shared.bell.heard();
+        self.announced =
+            Some(Announced { mode, parked: self.shared.park.prepare(mode), heard, asked: false });
         self.spin.sleeps();
-        true
+    }
+
+    /// Whether the caller has to look for room and credit behind the announcement: once for each.
+    fn ask(&mut self) -> bool {
+        let asks = self.shared.waiters.any();
+        if let Some(announced) = &mut self.announced {
+            announced.asked = asks;
+        }
+        asks
+    }
+
+    /// Whether an announcement on the bell is as good as a new one: room and credit were looked for behind
+    /// it, and no ring was heard since. For the task that listens.
+    fn stands(&self) -> bool {
+        let heard = self.shared.bell.heard();
+        self.announced.as_ref().is_some_and(|it| it.mode == Mode::Bell && it.asked && it.heard == heard)
     }
 
     /// Takes the announcement back: this side is awake, the peer need not make system calls for it.
     fn withdraw(&mut self) {
-        if let Some((_, parked)) = self.announced.take() {
-            self.shared.park.unpark(parked);
+        if let Some(announced) = self.announced.take() {
+            self.shared.park.unpark(announced.parked);
         }
     }
 
@@ -145,13 +176,14 @@ impl ShmReceiver {
             }
             Spun::Exhausted => {}
         }
-        if !self.announce(Mode::Bell) {
+        if self.stands() {
             return Ok(Some(Poll::Pending));
         }
+        self.announce(Mode::Bell);
         if self.arrived()? {
             return Ok(None);
         }
-        Ok(Some(if self.shared.waiters.any() { Poll::Ready(0) } else { Poll::Pending }))
+        Ok(Some(if self.ask() { Poll::Ready(0) } else { Poll::Pending }))
     }
 }
 
@@ -216,15 +248,19 @@ impl Receiver for ShmReceiver {
         if self.spin.forever() {
             return Ok(true);
         }
-        let look = self.announce(Mode::Futex);
+        // An announcement on the futex stands until the sleep: the word that it has seen ends that.
+        let asked = self.announced.as_ref().is_some_and(|it| it.mode == Mode::Futex && it.asked);
+        if !asked {
+            self.announce(Mode::Futex);
+        }
         if self.arrived()? {
             self.withdraw();
             return Ok(true);
         }
-        if look && self.shared.waiters.any() {
+        if !asked && self.ask() {
             return Ok(true);
         }
-        if let Some((_, parked)) = &self.announced {
+        if let Some(Announced { parked, .. }) = &self.announced {
             let peer = (self.shared.park.peer_wake_word(), parked.seen());
             futex::wait_both(peer, (&self.shared.local, self.local_seen), deadline)
                 .map_err(std::io::Error::from)?;
@@ -239,8 +275,9 @@ impl Receiver for ShmReceiver {
         if !self.spin.forever() {
             self.announce(Mode::Bell);
         }
-        // What is wrong with the ring is for the driver to find.
-        self.arrived().unwrap_or(true) || self.shared.waiters.any()
+        // A driver that never sleeps found the role taken, and stopped. What is wrong with the ring is for it
+        // to find.
+        self.spin.forever() || self.arrived().unwrap_or(true) || self.shared.waiters.any()
     }
 }
 

@@ -78,7 +78,8 @@ impl Sender for ShmSender {
         }
     }
 
-    /// One store, one fence, and one look at the peer's sleepers; a system call for each kind of them.
+    /// One store, one fence, and one look at the peer's sleepers; a system call for each kind of them, on the
+    /// bell once for each sleep.
     /// Nothing when nothing was sent.
     fn publish(&mut self) -> Publish {
         if std::mem::take(&mut self.unpublished) {

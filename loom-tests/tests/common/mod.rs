@@ -41,6 +41,11 @@ impl Sleepers {
         *rung = false;
     }
 
+    /// Silences the bell, and does not sleep, as a task that is polled for another reason.
+    pub(crate) fn silence(&self) {
+        *self.lock() = false;
+    }
+
     /// Carries out what is left to do of a wake, as whoever published does.
     pub(crate) fn carry_out(&self, wake: Wake) {
         if wake != Wake::Nobody {

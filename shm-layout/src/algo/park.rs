@@ -4,15 +4,18 @@
 //!
 //! Side A sleeps, side B publishes; both are both at once.
 //!
-//! | field     | half | written when                                                                          |
-//! |-----------|------|---------------------------------------------------------------------------------------|
-//! | `parked`  | A's  | one up by `prepare`, one down by `unpark`: how many of A's threads and tasks may sleep |
-//! | `starved` | A's  | one up by `starve`, one down by `sate`: how many of A's senders wait for room          |
-//! | `wake`    | B's  | one up when B has published something and found `parked` set                           |
+//! | field                 | where      | written when                                                             |
+//! |-----------------------|------------|--------------------------------------------------------------------------|
+//! | `parked`, low half    | A's half   | one up by `prepare`, one down by `unpark`: how many may sleep on the futex |
+//! | `parked`, high half   | A's half   | one up by `prepare` and one up by `unpark`: odd while one may sleep on the bell |
+//! | `starved`             | A's half   | one up by `starve`, one down by `sate`: how many of A's senders wait for room |
+//! | `wake`                | B's half   | one up when B has published something and found someone to wake          |
+//! | `rung`                | B, private | to the announcement on the bell that B is about to ring for              |
 //!
 //! Counts and not flags: a driver and a blocked caller of one side sleep at the same time, and the one that
 //! is awake first must not hide the other. They are added to by their owner's threads alone; the peer only
-//! reads them.
+//! reads them. On the bell at most one sleeps at a time, whoever holds the receive role; so that half is a
+//! sequence, and each sleep has a number of its own.
 //!
 //! # A sleep
 //!
@@ -24,8 +27,20 @@
 //! 4. `unpark`, whatever ended the sleep.
 //!
 //! Whoever publishes (`RingWriter::publish`, `RingReader::publish_consumed`, `Credit::grant`) stores, fences,
-//! and looks at `parked`; if it is set it bumps its own wake word, and [`Wake`] says what the caller has to
-//! do beyond.
+//! and looks at `parked`. For sleepers on the futex, and for an announcement on the bell that it has not rung
+//! for yet, it bumps its own wake word, and [`Wake`] says what the caller has to do beyond.
+//!
+//! # One ring for an announcement
+//!
+//! A sleeper that was rung takes microseconds to awake, and is announced all the while: each publication
+//! would ring once more. So whoever finds an announcement puts its number into `rung`, and rings if another
+//! was there. The other side of that bargain: **a ring that was heard ends the announcement**. Whoever sleeps
+//! on the bell and has been polled goes back to sleep behind a new one, and a last look of its own; it may
+//! keep the old one only if it knows that no ring was heard since.
+//!
+//! Only equal numbers are the same announcement, and no order of them is asked for: a peer may announce any
+//! number of sleeps while this side has nothing to say. A sleeper would have to announce 2^31 of them,
+//! between two publications, and stop at that very one, to be taken for the one before.
 //!
 //! # The races that look possible
 //!
@@ -37,6 +52,19 @@
 //! *The wake word that step 1 reads is one of that bump already.* Then the publisher's fence came before the
 //! bump, and the bump before our fence: step 2 sees what was published.
 //!
+//! *A ring for this announcement was heard already, and what is published now does not ring.* Take the last
+//! announcement of a sleeper, and a publication that its last look did not see. By the fences the publisher
+//! sees that announcement: there is none later. So it rings, or finds the number in `rung`, and then whoever
+//! put it there has rung or is about to. That ring comes behind the announcement. If it is still to be heard,
+//! it ends the sleep. If it was heard, there was another announcement behind it, and this is not the last.
+//!
+//! *Several threads publish at once.* `rung` is exchanged, so for one number it is one of them that finds
+//! another there, and rings. One that has read `parked` long ago may put an older number back: its ring and
+//! the next one are rings too many, and none is missing. The order in which others see `rung` matters to
+//! nothing: the argument above asks of it only that each number that was put there is rung for.
+//!
+//! *The ring fails.* Then [`Park::not_rung`] forgets the number, and the next publication rings.
+//!
 //! *Room in the ring.* Like frames, but that a reader does not look at `parked` each time it frees some: only
 //! if `starved` is set. `starve` has a fence of its own, since who wants room need not be who sleeps; the
 //! caller tries again behind it. Whoever waits keeps its own count in `starved` until it has got its room:
@@ -44,7 +72,7 @@
 
 use alloc::sync::Arc;
 
-use crate::halves::Halves;
+use crate::halves::{Halves, Rung};
 #[cfg(not(loom))]
 use crate::sync::AtomicU32;
 use crate::sync::{Ordering, fence};
@@ -54,15 +82,25 @@ use crate::sync::{Ordering, fence};
 pub enum Mode {
     /// It waits on the peer's wake word.
     Futex,
-    /// It waits, in the poller of a runtime, for its bell: whatever the two sides have agreed on.
+    /// It waits, in the poller of a runtime, for its bell: whatever the two sides have agreed on. One at a
+    /// time: the holder of the receive role.
     Bell,
 }
 
 impl Mode {
-    /// One sleeper of this kind, in `parked`.
-    const fn one(self) -> u64 {
+    /// What `prepare` adds to `parked`.
+    const fn announced(self) -> u64 {
         match self {
             Self::Futex => 1,
+            Self::Bell => 1 << BELL_SHIFT,
+        }
+    }
+
+    /// What `unpark` adds to `parked`. The sequence wraps at the end of the word, and the count, which is one
+    /// at least, borrows nothing from it.
+    const fn withdrawn(self) -> u64 {
+        match self {
+            Self::Futex => 1_u64.wrapping_neg(),
             Self::Bell => 1 << BELL_SHIFT,
         }
     }
@@ -110,8 +148,8 @@ impl Wake {
     }
 }
 
-/// A sleeper, counted in `parked`. It has to be given back to [`Park::unpark`].
-#[must_use = "until `unpark`, the peer makes a system call for every batch"]
+/// A sleeper, announced in `parked`. It has to be given back to [`Park::unpark`].
+#[must_use = "until `unpark`, the peer makes system calls for it"]
 #[derive(Debug)]
 pub struct Parked {
     mode: Mode,
@@ -153,12 +191,16 @@ impl<H: Halves> Park<H> {
     ///
     /// What was consumed has to be published before (`RingReader::publish_consumed`): the peer may wait for
     /// the room.
+    ///
+    /// On the bell, the peer rings once for each announcement. Whoever has heard a ring and goes back to
+    /// sleep announces anew; and at most one sleeps on it at a time.
     pub fn prepare(&self, mode: Mode) -> Parked {
         // Relaxed: only compared by the kernel with what is there later; read first, so that a later bump
         // ends the sleep.
         let seen = self.halves.peer().endpoint.wake().relaxed();
         // Relaxed: only this side writes it; the fence orders it.
-        self.halves.own().endpoint.parked.fetch_add(mode.one(), Ordering::Relaxed);
+        let before = self.halves.own().endpoint.parked.fetch_add(mode.announced(), Ordering::Relaxed);
+        debug_assert!(mode == Mode::Futex || announcement(before).is_none(), "two sleep on one bell");
         // SeqCst fence: store-load, pairs with the fences in `RingWriter::publish`,
         // `RingReader::publish_consumed` and `Credit::wake_if_waiting`; either they see `parked`, or the
         // caller's last look sees what they published.
@@ -169,7 +211,7 @@ impl<H: Halves> Park<H> {
     /// Ends a sleep, or gives it up.
     pub fn unpark(&self, parked: Parked) {
         // Relaxed: only this side writes it; read late, it costs one wake too many.
-        self.halves.own().endpoint.parked.fetch_sub(parked.mode.one(), Ordering::Relaxed);
+        self.halves.own().endpoint.parked.fetch_add(parked.mode.withdrawn(), Ordering::Relaxed);
     }
 
     /// Whether the peer has bumped its wake word since the sleep was announced.
@@ -177,6 +219,11 @@ impl<H: Halves> Park<H> {
     pub fn woken(&self, parked: &Parked) -> bool {
         // Relaxed: a hint; what there is to see is looked at anew.
         self.halves.peer().endpoint.wake().relaxed() != parked.seen
+    }
+
+    /// The bell could not be rung after all: the next that is published rings again.
+    pub fn not_rung(&self) {
+        self.halves.rung().forget();
     }
 
     /// Announces a sender that found no room. Try to reserve once more behind it, before any sleep.
@@ -218,14 +265,36 @@ impl<H: Halves> Park<H> {
 pub(crate) fn wake_sleepers<H: Halves>(halves: &H) -> Wake {
     // Relaxed: ordered by the fence of the caller.
     let parked = halves.peer().endpoint.parked().relaxed();
-    if parked == 0 {
-        return Wake::Nobody;
+    let rings = announcement(parked).is_some_and(|number| halves.rung().claim(number));
+    let wake = Wake::of(parked as u32 != 0, rings);
+    if wake != Wake::Nobody {
+        // Relaxed: pairs with the load in `prepare`, which needs nothing but the change; the fences order the
+        // rest. A read-modify-write, because several threads of this side publish.
+        halves.own().endpoint.wake.fetch_add(1, Ordering::Relaxed);
     }
-    // Relaxed: pairs with the load in `prepare`, which needs nothing but the change; the fences order the
-    // rest. A read-modify-write, because several threads of this side publish.
-    halves.own().endpoint.wake.fetch_add(1, Ordering::Relaxed);
-    Wake::of(parked as u32 != 0, parked >> BELL_SHIFT != 0)
+    wake
 }
 
-/// Where the count of sleepers on the bell starts in `parked`.
+/// The number of the sleep on the bell that `parked` announces.
+fn announcement(parked: u64) -> Option<u32> {
+    let number = (parked >> BELL_SHIFT) as u32;
+    (!number.is_multiple_of(2)).then_some(number)
+}
+
+impl Rung {
+    /// Whether it falls to the caller to ring for this announcement: to one of all that ask.
+    fn claim(&self, number: u32) -> bool {
+        // Relaxed, both: nothing is published by it, see the module. Looked at first, so that the line stays
+        // where it is while the sleeper takes its time. A read-modify-write, because several threads of this
+        // side publish.
+        self.0.load(Ordering::Relaxed) != number && self.0.swap(number, Ordering::Relaxed) != number
+    }
+
+    fn forget(&self) {
+        // Relaxed: as in `claim`.
+        self.0.store(0, Ordering::Relaxed);
+    }
+}
+
+/// Where the sequence of sleeps on the bell starts in `parked`.
 const BELL_SHIFT: u32 = u32::BITS;

@@ -9,7 +9,7 @@ use crate::sync::{AtomicU32, AtomicU64, ReadOnly};
 /// |--------|------------|------------|----------------------------------------------------------------------------|
 /// | 0      | `head`     | bytes      | published on the ring out since attach, mod 2^64                           |
 /// | 128    | `consumed` | bytes      | taken from the ring in since attach, mod 2^64                              |
-/// | 256    | `parked`   | 2 counts   | of this side's sleepers: bits 0 to 31 on the futex, bits 32 to 63 on the bell |
+/// | 256    | `parked`   | count, sequence | bits 0 to 31: this side's sleepers on the futex; bits 32 to 63: its sleeps on the bell, announced while odd, mod 2^32 |
 /// | 264    | `wake`     | futex word | bumped by this side to wake the other, which sleeps on it                  |
 /// | 268    | `starved`  | count      | of this side's senders that wait for room in the ring out                  |
 ///
