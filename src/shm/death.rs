@@ -11,7 +11,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use rustix::fd::OwnedFd;
+use rustix::{fd::OwnedFd, process::Pid};
 use tokio::{io::unix::AsyncFd, time::Sleep};
 
 use super::{
@@ -98,6 +98,15 @@ impl Peer {
     /// Watches a process that is not our child.
     pub(super) fn other(pidfd: OwnedFd) -> std::io::Result<Self> {
         Ok(Peer::Other(poller::register(pidfd)?))
+    }
+
+    /// Its process id, as this process sees it. The system may give it to another once it has ended.
+    pub(super) fn pid(&self) -> Option<Pid> {
+        let pid = match self {
+            Peer::Child(child) => Some(child.id()),
+            Peer::Other(pidfd) => exit::pid(pidfd),
+        };
+        Pid::from_raw(pid?.cast_signed())
     }
 
     /// Whether the process is on its way out, or gone.

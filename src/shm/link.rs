@@ -17,6 +17,7 @@ use super::{
     receiver::ShmReceiver,
     segment::SegmentError,
     sender::ShmSender,
+    spin::Spin,
 };
 use crate::{
     link::{Interrupt, Limits, Parts, Role},
@@ -126,6 +127,7 @@ pub(super) fn parts(
         bell: bell.clone(),
         sent: AtomicBool::new(false),
     });
+    let spin = Spin::new(waiting, peer.pid());
     let credit = ShmCredit::new(
         attached.credit,
         attached.slots,
@@ -141,7 +143,7 @@ pub(super) fn parts(
             initial_channel_credit: geometry.initial_channel_credit,
         },
         sender: Box::new(ShmSender::new(attached.writer, shared.clone())),
-        receiver: Box::new(ShmReceiver::new(attached.reader, shared.clone(), waiting)),
+        receiver: Box::new(ShmReceiver::new(attached.reader, shared.clone(), spin)),
         credit: Some(Arc::new(credit)),
         watcher: Some(Box::new(Watch::new(bell, peer))),
         interrupt: Some(local),

@@ -111,6 +111,11 @@ impl Shared {
         poller::register(pidfd_open(pid, PidfdFlags::NONBLOCK)?)
     }
 
+    /// As [`Process::id`].
+    pub(super) fn id(&self) -> u32 {
+        self.id
+    }
+
     /// A handle on it that no other process can get.
     pub(super) fn pidfd(&self) -> BorrowedFd<'_> {
         self.pidfd.as_fd()

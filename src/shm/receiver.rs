@@ -37,7 +37,6 @@ use super::{
 use crate::{
     error::LinkEnd,
     link::{ChannelRef, Receiver, Sink},
-    settings::Waiting,
 };
 
 /// The consumer of the ring in.
@@ -69,12 +68,12 @@ struct Announced {
 }
 
 impl ShmReceiver {
-    pub(super) fn new(reader: RingReader<Mapped>, shared: Arc<Shared>, waiting: Waiting) -> Self {
+    pub(super) fn new(reader: RingReader<Mapped>, shared: Arc<Shared>, spin: Spin) -> Self {
         ShmReceiver {
             reader,
             local_seen: shared.local.seen(),
             shared,
-            spin: Spin::new(waiting),
+            spin,
             announced: None,
             body: Vec::new(),
             channels: Vec::new(),

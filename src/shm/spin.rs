@@ -29,6 +29,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::{
+    io,
+    process::{Pid, getpid},
+    thread::{CpuSet, sched_getaffinity},
+};
+
 use crate::settings::Waiting;
 
 /// The experience of one side of a link.
@@ -69,11 +75,10 @@ pub(super) enum Spun {
 }
 
 impl Spin {
-    pub(super) fn new(waiting: Waiting) -> Self {
-        // On one CPU the peer does not run while this side spins. Not `available_parallelism`: that is of this
-        // process, and one that is pinned to a CPU may well have a peer on another.
-        let alone = fs::read_to_string(ONLINE).is_ok_and(|list| !list.contains(['-', ',']));
-        Spin::with(if alone && waiting == Waiting::Adaptive { Waiting::Sleep } else { waiting })
+    /// Looks once at where this process and the peer's may run. Four system calls.
+    pub(super) fn new(waiting: Waiting, peer: Option<Pid>) -> Self {
+        let sleeps = waiting == Waiting::Adaptive && share_one_cpu(peer);
+        Spin::with(if sleeps { Waiting::Sleep } else { waiting })
     }
 
     fn with(waiting: Waiting) -> Self {
@@ -187,6 +192,27 @@ impl Spin {
     }
 }
 
+/// Whether this process and the peer's have one CPU between them: the peer does not run while this side
+/// spins. Neither is enough alone: one that is pinned to a CPU may well have a peer on another.
+fn share_one_cpu(peer: Option<Pid>) -> bool {
+    match peer.map(places) {
+        Some(Ok(places)) => count(&places) == 1,
+        // A peer that is not to be seen, or more CPUs than the set holds: are there any others at all?
+        Some(Err(_)) | None => fs::read_to_string(ONLINE).is_ok_and(|list| !list.contains(['-', ','])),
+    }
+}
+
+/// The CPUs on which this thread, this process and the peer's may run. That of a process is that of its first
+/// thread, which the others have inherited unless they were told otherwise.
+fn places(peer: Pid) -> io::Result<[CpuSet; 3]> {
+    Ok([sched_getaffinity(None)?, sched_getaffinity(Some(getpid()))?, sched_getaffinity(Some(peer))?])
+}
+
+/// How many CPUs there are in at least one of the sets.
+fn count(sets: &[CpuSet]) -> usize {
+    (0..CpuSet::MAX_CPU).filter(|cpu| sets.iter().any(|set| set.is_set(*cpu))).count()
+}
+
 /// The longest time to spin in one stretch: about two wake-ups of a halted CPU.
 const LONGEST: Duration = Duration::from_micros(50);
 /// Below this a budget is not worth its cost.
@@ -208,6 +234,20 @@ mod tests {
     use std::convert::Infallible;
 
     use super::*;
+
+    #[test]
+    fn two_processes_are_alone_if_they_share_their_only_cpu() {
+        let set = |cpus: &[usize]| {
+            let mut set = CpuSet::new();
+            cpus.iter().for_each(|cpu| set.set(*cpu));
+            set
+        };
+        assert_eq!(count(&[set(&[3]), set(&[3])]), 1);
+        assert_eq!(count(&[set(&[3]), set(&[4])]), 2, "each pinned, and not to the same");
+        assert_eq!(count(&[set(&[3]), set(&[2, 3])]), 2);
+        let own = sched_getaffinity(None).unwrap();
+        assert!(!share_one_cpu(Some(getpid())) || own.count() == 1);
+    }
 
     fn nothing() -> Result<bool, Infallible> {
         Ok(false)
