@@ -11,7 +11,7 @@ use std::{collections::BTreeMap, future::Future, pin::pin, time::Duration};
 use adjoin::{CallError, LinkEnd, Metadata, RecvError, Refusal, SendError};
 use common::{
     links::{Kind, MAX_PAYLOAD, Peer, connect},
-    suite::{BackClient, Either, MathError, Nested, StrangerClient, resident_kib},
+    suite::{BackClient, Either, MathError, Nested, StrangerClient, resident_kib, until_passed},
     watchdog::Watchdog,
 };
 
@@ -349,7 +349,7 @@ async fn an_element_larger_than_the_window_is_refused(peer: Peer) {
         let suite = peer.suite.clone();
         async move { suite.swallow(rx).await }
     });
-    // Either the stream is in this process still, or it is on the link: both have the same window.
+    until_passed(&tx).await;
     match tx.send(vec![1; 64 << 10]).await {
         Err(SendError::Refused(Refusal::ElementTooLarge { len, window })) => {
             assert_eq!((len, window), ((64 << 10) + 3, 64 << 10));
@@ -453,10 +453,7 @@ async fn a_handle_in_use_is_refused(peer: Peer) {
         async move { suite.sum(rx).await }
     });
     tx.send(1).await.unwrap();
-    // Wait until the other half is remote.
-    while !format!("{tx:?}").contains("Some") {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    until_passed(&tx).await;
     let (_tx, input) = adjoin::channel();
     let refused = peer.suite.pipe(input, tx).await;
     assert!(matches!(refused, Err(CallError::Refused(Refusal::HandleInUse))), "{refused:?}");

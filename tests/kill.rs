@@ -18,7 +18,7 @@ use adjoin::{CallError, Connection, LinkEnd, Options, RecvError, SendError};
 use common::{
     counts::Counts,
     links::{cell_command, serve_if_cell, settings},
-    suite::{SuiteClient, SuiteDispatcher, SuiteService},
+    suite::{SuiteClient, SuiteDispatcher, SuiteService, until_passed},
     watchdog::Watchdog,
 };
 use rustix::time::{ClockId, clock_gettime};
@@ -86,6 +86,7 @@ impl InFlight {
                 let result = if greedy { call.swallow(rx).await.map(drop) } else { call.ignore(rx).await };
                 end_of(result)
             }));
+            until_passed(&tx).await;
             calls.push(tokio::spawn(async move {
                 loop {
                     match tx.send(vec![1; 1000]).await {

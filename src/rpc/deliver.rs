@@ -18,9 +18,10 @@ use std::{
 use tokio::task::AbortHandle;
 
 use super::{
-    channel::{Channel, End, Unclaimed, Way, append},
+    channel::{Channel, End, Unclaimed, Way},
     connection::Connection,
     dispatch::IncomingRequest,
+    elements::append,
     hub::{Hub, Local},
     respond::Responder,
     slot::{Answer, CallSlot, Outcome},

@@ -6,7 +6,7 @@
 //! | `connection`, `options` | the handle of a link, and what one side brings to it |
 //! | `call`, `slot`, `block` | a call of ours, where its answer arrives, waiting on a plain thread |
 //! | `dispatch`, `respond`, `context` | a request of the peer's, its one answer, what its handler can know |
-//! | `tx`, `rx`, `channel`, `scope` | streams, and how handles find their channels |
+//! | `tx`, `rx`, `channel`, `elements`, `scope` | streams, and how handles find their channels |
 //! | `hub`, `outgoing`, `deliver`, `driver`, `waiters` | what works on a link: shared state, way out, way in, task |
 
 mod block;
@@ -17,6 +17,7 @@ pub(crate) mod context;
 mod deliver;
 pub(crate) mod dispatch;
 mod driver;
+mod elements;
 pub(crate) mod errors;
 mod hub;
 pub(crate) mod method;

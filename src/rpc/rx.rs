@@ -18,7 +18,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwn
 
 use super::{
     block::block_on,
-    channel::{Channel, End, Half, Reading, Way},
+    channel::{Channel, End, Half, Way},
+    elements::Reading,
     errors::RecvError,
     method_id::RX_FIELD,
     scope,

@@ -24,6 +24,7 @@ use super::{
     block::block_on,
     channel::{Channel, End, Full, Half, Remote, Unclaimed, Way},
     connection::Connection,
+    elements::Reading,
     errors::{Blocked, Failed, Refusal, SendError, refusal, sort},
     method_id::TX_FIELD,
     rx::Rx,
@@ -294,7 +295,7 @@ pub(crate) async fn pump(channel: Arc<Channel>, queued: Vec<Vec<u8>>, _keeps: Co
         let Some(batch) = batches.pop_front().or_else(|| channel.take_queue()) else {
             return;
         };
-        let mut batch = super::channel::Reading::of(batch);
+        let mut batch = Reading::of(batch);
         while let Some(element) = batch.next() {
             let sent = poll_fn(|cx| {
                 let Some(remote) = channel.remote() else { return Poll::Ready(Ok(())) };
@@ -313,7 +314,8 @@ pub(crate) async fn pump(channel: Arc<Channel>, queued: Vec<Vec<u8>>, _keeps: Co
                 tracing::debug!(%error, "queued elements of a stream were not sent");
                 channel.end(match error {
                     SendError::Refused(refusal) => End::Refused(refusal),
-                    SendError::Closed | SendError::Ended(_) => End::Reset,
+                    SendError::Ended(end) => End::Link(end),
+                    SendError::Closed => End::Reset,
                 });
                 if let Some(remote) = channel.remote() {
                     remote.hub.reset_channel(remote);

@@ -272,6 +272,13 @@ impl Back for BackService {
     }
 }
 
+/// Waits until the other half of a stream has been passed: until its call is out.
+pub async fn until_passed<T>(tx: &Tx<T>) {
+    while !format!("{tx:?}").contains("Some") {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
 /// The memory that this process has in RAM, without files and shared memory.
 pub fn resident_kib() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();

@@ -1,0 +1,95 @@
+//! Channels of a link: how they are opened here, and how they go.
+
+use std::sync::{Arc, PoisonError};
+
+use super::Hub;
+use crate::{
+    link::{ChannelRef, CreditSlot, CreditTable, Head},
+    rpc::{
+        channel::{Passed, Remote},
+        connection::Connection,
+        scope::Bound,
+        tx::pump,
+        waiters::{lock, wake_all},
+    },
+    session::credit::{Grant, SendWindow},
+};
+
+impl Hub {
+    /// The table of credit that both peers see.
+    pub(crate) fn table(&self) -> Option<Arc<dyn CreditTable>> {
+        self.credit.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The slot of credit for a channel that this side opens.
+    pub(crate) fn allot(&self) -> Option<CreditSlot> {
+        self.table().map_or(Some(CreditSlot::NONE), |table| table.allot())
+    }
+
+    /// Returns a slot; whoever waits for one may try again.
+    pub(crate) fn give_back(&self, slot: CreditSlot) {
+        if let Some(table) = self.table() {
+            table.give_back(slot);
+            let wakers = lock(&self.slots).take();
+            wake_all(wakers);
+        }
+    }
+
+    /// What a handle that was passed in a message becomes: a channel of this link. To be called under the
+    /// locks of session and `out`, before anything can be sent behind the message.
+    pub(crate) fn adopt(
+        self: &Arc<Self>,
+        connection: &Connection,
+        conn_id: u64,
+        bound: Bound,
+        reference: ChannelRef,
+    ) {
+        let window = self.limits.initial_channel_credit;
+        if let Some(table) = self.table() {
+            table.open(reference.slot, u64::from(window));
+        }
+        let credit = SendWindow::new(window);
+        let remote = Remote { hub: Arc::clone(self), conn_id, reference, window, own: true, credit };
+        let Bound { pass, half, unread, .. } = bound;
+        let Some(channel) = pass.used() else { return };
+        match channel.passed(half, remote, connection.clone(), unread) {
+            Passed::Done => {}
+            Passed::Pump(queued) => drop(self.runtime.spawn(pump(channel, queued, connection.clone()))),
+            // Its reader is gone. Not at once: the locks are held.
+            Passed::Reset => drop(self.runtime.spawn(async move {
+                if let Some(remote) = channel.remote() {
+                    remote.hub.reset_channel(remote);
+                }
+            })),
+        }
+    }
+
+    /// A channel's local end is done with it: its id is spent. Whether it was still open.
+    pub(crate) fn forget_channel(&self, remote: &Remote) -> bool {
+        let open = lock(&self.session).forget_channel(remote.conn_id, remote.reference.id);
+        if open && remote.own {
+            self.give_back(remote.reference.slot);
+        }
+        open
+    }
+
+    /// Breaks a channel off, unless it is over.
+    pub(crate) fn reset_channel(&self, remote: &Remote) {
+        if self.forget_channel(remote) {
+            self.send_or_park(&Head::Reset { conn_id: remote.conn_id, channel_id: remote.reference.id });
+        }
+    }
+
+    /// Closes a channel that this side sends, unless it is over.
+    pub(crate) fn close_channel(&self, remote: &Remote) {
+        if self.forget_channel(remote) {
+            self.send_or_park(&Head::Close { conn_id: remote.conn_id, channel_id: remote.reference.id });
+        }
+    }
+
+    /// Grants credit on a link that has messages for it.
+    pub(crate) fn grant_by_message(&self, remote: &Remote, grant: Grant) {
+        let (conn_id, channel_id) = (remote.conn_id, remote.reference.id);
+        self.send_or_park(&Head::Credit { conn_id, channel_id, bytes: grant.more });
+    }
+}

@@ -1,0 +1,138 @@
+//! Deadlines, and the end of a link.
+
+use std::{
+    mem,
+    pin::pin,
+    sync::PoisonError,
+    task::{Context, Poll, Waker},
+    time::Instant,
+};
+
+use tokio::task::AbortHandle;
+
+use super::Hub;
+use crate::{
+    error::{LinkEnd, Violation},
+    link::{Head, Receiver, Sink},
+    rpc::{
+        channel::End,
+        slot::Outcome,
+        waiters::{lock, wake_all},
+    },
+    session::deadlines::Due,
+};
+
+impl Hub {
+    /// Carries out the deadlines that are over, and returns the next one.
+    pub(crate) fn expire(&self, now: Instant) -> Option<Instant> {
+        loop {
+            let mut session = lock(&self.session);
+            let Some(due) = session.deadlines.pop(now) else { return session.deadlines.next() };
+            match due {
+                Due::Call { conn_id, request_id } => {
+                    let call = session.connection(conn_id).and_then(|open| open.calls.abandon(request_id));
+                    drop(session);
+                    if let Some((slot, _)) = call {
+                        self.send_or_park(&Head::Cancel { conn_id, request_id });
+                        slot.complete(Outcome::TimedOut).into_iter().for_each(Waker::wake);
+                    }
+                }
+                Due::Request { conn_id, request_id } => {
+                    let handler =
+                        session.connection(conn_id).and_then(|open| open.serving.take_handler(request_id));
+                    drop(session);
+                    if let Some(handler) = handler {
+                        handler.abort();
+                    }
+                }
+            }
+        }
+    }
+
+    /// The peer broke a rule: the driver says goodbye with it.
+    pub(crate) fn violated(&self, violation: Violation) {
+        self.request_end(LinkEnd::Violation(violation));
+    }
+
+    /// Asks the driver to end the link.
+    pub(crate) fn request_end(&self, end: LinkEnd) {
+        let _ = self.ending.set(end);
+        self.wake_driver();
+        if let Some(interrupt) = &self.interrupt {
+            interrupt.interrupt();
+        }
+    }
+
+    /// What the link is to be ended with.
+    pub(crate) fn ending(&self) -> Option<&LinkEnd> {
+        self.ending.get()
+    }
+
+    /// How the link ended, if it has.
+    pub(crate) fn ended(&self) -> Option<&LinkEnd> {
+        self.ended.get()
+    }
+
+    /// Waits for the end of the link.
+    pub(crate) async fn wait_for_end(&self) -> LinkEnd {
+        loop {
+            let mut told = pin!(self.closed.notified());
+            told.as_mut().enable(); // from here on nothing is missed
+            if let Some(end) = self.ended.get() {
+                return end.clone();
+            }
+            told.await;
+        }
+    }
+
+    /// Ends the link, once: everything that is open on it fails, every wait is over.
+    pub(crate) fn end(&self, end: LinkEnd) {
+        let mut session = lock(&self.session);
+        {
+            // Under both locks: nothing is registered or sent from here on.
+            let _out = lock(&self.out);
+            if self.ended.set(end.clone()).is_err() {
+                return;
+            }
+        }
+        let open = session.end();
+        drop(session);
+        open.handlers.iter().for_each(AbortHandle::abort);
+        for call in open.calls {
+            call.complete(Outcome::Ended(end.clone())).into_iter().for_each(Waker::wake);
+        }
+        for channel in open.channels {
+            channel.end(End::Link(end.clone()));
+        }
+        lock(&self.starving).clear();
+        self.closed.notify_waiters();
+        let mut wakers = lock(&self.room).take();
+        wakers.extend(lock(&self.slots).take());
+        wake_all(wakers);
+        if let Some(interrupt) = &self.interrupt {
+            interrupt.interrupt();
+        }
+    }
+
+    /// Lets go of the link itself, after its end: whoever still holds a handle holds no segment, socket or
+    /// buffer with it.
+    pub(crate) fn release(&self) {
+        let sender = lock(&self.out).release();
+        let table = self.credit.write().unwrap_or_else(PoisonError::into_inner).take();
+        let receiver = mem::replace(&mut *lock(&self.receive), Box::new(Released));
+        drop((sender, table, receiver)); // outside of the locks
+    }
+}
+
+/// The receiver of a link that is over.
+struct Released;
+
+impl Receiver for Released {
+    fn drain(&mut self, _: &mut dyn Sink) -> Result<usize, LinkEnd> {
+        Ok(0)
+    }
+
+    fn poll_receive(&mut self, _: &mut Context<'_>, _: &mut dyn Sink) -> Poll<Result<usize, LinkEnd>> {
+        Poll::Pending
+    }
+}

@@ -1,0 +1,206 @@
+//! What everybody who works on one link shares: its session, its way out, its receive role.
+//!
+//! | lock | guards | held for |
+//! |---|---|---|
+//! | `session` | which calls, requests and channels are open | a look-up, or one Request or Response |
+//! | `out` | the sender, and what is parked before it | one message |
+//! | `receive` | the receive role | one drain |
+//!
+//! Order: `receive`, `session`, `out`, a channel's state. A stream's element takes `out` alone. No
+//! application code runs under a lock but the `Serialize` of what is being sent. All locks are the link's
+//! own: links do not contend with each other.
+
+mod channels;
+mod end;
+mod role;
+mod waiting;
+
+use std::{
+    sync::{
+        Arc, Mutex, OnceLock, RwLock, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::Waker,
+};
+
+use tokio::{runtime::Handle, sync::Notify, task::AbortHandle};
+
+use self::{role::Callers, waiting::Starving};
+use super::{
+    block::is_blocking,
+    channel::Channel,
+    connection::{Connection, Guard},
+    dispatch::ServiceDispatcher,
+    outgoing::Outgoing,
+    slot::CallSlot,
+    waiters::{Waiters, lock},
+};
+use crate::{
+    error::LinkEnd,
+    link::{
+        Body, CreditTable, EncodeFault, Head, Interrupt, Limits, Publish, Receiver, SendFault,
+        message::NoBody,
+    },
+    session::{Ends, Session, credit::SendWindow},
+};
+
+/// The ends of a session in this library.
+pub(crate) struct Local;
+
+impl Ends for Local {
+    type Call = Arc<CallSlot>;
+    type Channel = Arc<Channel>;
+    type Handler = AbortHandle;
+}
+
+/// One link. See the module's documentation.
+pub(crate) struct Hub {
+    pub(crate) limits: Limits,
+    pub(crate) session: Mutex<Session<Local>>,
+    pub(crate) out: Mutex<Outgoing>,
+    pub(crate) receive: Mutex<Box<dyn Receiver>>,
+    /// `None` on links that grant by messages, and after the end.
+    credit: RwLock<Option<Arc<dyn CreditTable>>>,
+    pub(crate) interrupt: Option<Arc<dyn Interrupt>>,
+    /// Who waits for room in the link.
+    room: Mutex<Waiters>,
+    /// Who waits for one of the link's channels to become free.
+    slots: Mutex<Waiters>,
+    /// Channels whose senders wait for credit that comes without a message.
+    starving: Mutex<Vec<Starving>>,
+    starving_any: AtomicBool,
+    driver: Mutex<Option<Waker>>,
+    callers: Mutex<Callers>,
+    spare: Mutex<Vec<u8>>,
+    /// The driver has been woken to flush, and has not done so yet.
+    flush_due: AtomicBool,
+    pub(crate) runtime: Handle,
+    pub(crate) dispatcher: Option<Arc<dyn ServiceDispatcher>>,
+    /// What the driver is to end the link with.
+    ending: OnceLock<LinkEnd>,
+    /// How the link ended, once it has.
+    ended: OnceLock<LinkEnd>,
+    /// Tells those who wait for the end.
+    closed: Notify,
+    guard: OnceLock<Weak<Guard>>,
+}
+
+/// The parts that a hub is made of.
+pub(crate) struct HubParts {
+    pub(crate) limits: Limits,
+    pub(crate) session: Session<Local>,
+    pub(crate) out: Outgoing,
+    pub(crate) receiver: Box<dyn Receiver>,
+    pub(crate) credit: Option<Arc<dyn CreditTable>>,
+    pub(crate) interrupt: Option<Arc<dyn Interrupt>>,
+    pub(crate) runtime: Handle,
+    pub(crate) dispatcher: Option<Arc<dyn ServiceDispatcher>>,
+}
+
+impl Hub {
+    pub(crate) fn new(parts: HubParts) -> Arc<Self> {
+        Arc::new(Hub {
+            limits: parts.limits,
+            session: Mutex::new(parts.session),
+            out: Mutex::new(parts.out),
+            receive: Mutex::new(parts.receiver),
+            credit: RwLock::new(parts.credit),
+            interrupt: parts.interrupt,
+            room: Mutex::default(),
+            slots: Mutex::default(),
+            starving: Mutex::default(),
+            starving_any: AtomicBool::new(false),
+            driver: Mutex::new(None),
+            callers: Mutex::default(),
+            spare: Mutex::default(),
+            flush_due: AtomicBool::new(false),
+            runtime: parts.runtime,
+            dispatcher: parts.dispatcher,
+            ending: OnceLock::new(),
+            ended: OnceLock::new(),
+            closed: Notify::new(),
+            guard: OnceLock::new(),
+        })
+    }
+
+    /// Names the handle whose last clone keeps the link open.
+    pub(crate) fn set_guard(&self, guard: Weak<Guard>) {
+        let _ = self.guard.set(guard);
+    }
+
+    /// A handle for what arrives; `None` while the link is closing.
+    pub(crate) fn connection(&self) -> Option<Connection> {
+        self.guard.get()?.upgrade().map(Connection::from_guard)
+    }
+
+    /// `flow.call.payload-limit`, on the sender's side.
+    pub(crate) fn check_payload(&self, len: usize) -> Result<(), EncodeFault> {
+        let limit = self.limits.max_payload_size as usize;
+        if len > limit { Err(EncodeFault::PayloadTooLarge { len, limit }) } else { Ok(()) }
+    }
+
+    /// A message that opens more channels than this side may ever have open would wait for good.
+    pub(crate) fn check_channels(&self, count: usize) -> Result<(), EncodeFault> {
+        let limit = self.table().map_or(MAX_CHANNELS, |table| table.capacity().min(MAX_CHANNELS));
+        if count > limit { Err(EncodeFault::TooManyChannels { count, limit }) } else { Ok(()) }
+    }
+
+    /// Sends an element, and counts it against its channel's credit.
+    pub(crate) fn send_element(
+        &self,
+        head: &Head<'_>,
+        body: &mut dyn Body,
+        credit: &SendWindow,
+    ) -> Result<(), SendFault> {
+        let mut out = lock(&self.out);
+        self.check_open()?;
+        let len = self.noted(out.send(head, body))?;
+        credit.sent(len);
+        self.publish_soon(&mut out);
+        Ok(())
+    }
+
+    /// Sees to it that a fault that ends the link does so, whoever found it.
+    pub(crate) fn noted<T>(&self, sent: Result<T, SendFault>) -> Result<T, SendFault> {
+        if let Err(SendFault::Ended(end)) = &sent {
+            self.request_end(end.clone());
+        }
+        sent
+    }
+
+    /// Sends what nobody waits for; it is parked when the link is full, and lost when it is gone.
+    pub(crate) fn send_or_park(&self, head: &Head<'_>) {
+        let mut out = lock(&self.out);
+        if self.check_open().is_ok() {
+            if let Err(fault) = self.noted(out.send_or_park(head, &mut NoBody)) {
+                tracing::debug!(?fault, ?head, "a message was not sent");
+            }
+            self.publish_soon(&mut out);
+        }
+    }
+
+    /// Makes what was sent visible to the peer: in batches on a runtime, where the driver's turn comes as soon
+    /// as the sending task waits; at once from a plain thread, for which waking the driver is a system call.
+    pub(crate) fn publish_soon(&self, out: &mut Outgoing) {
+        self.published(if is_blocking() { out.publish() } else { out.publish_soon() });
+    }
+
+    /// Sees to it that what was published gets out.
+    pub(crate) fn published(&self, publish: Publish) {
+        // Relaxed: only whether somebody woke the driver already; the messages are behind the lock of `out`.
+        // Looked at first: an exchange is a locked instruction.
+        if publish == Publish::Flush
+            && !self.flush_due.load(Ordering::Relaxed)
+            && !self.flush_due.swap(true, Ordering::Relaxed)
+        {
+            self.wake_driver();
+        }
+    }
+
+    pub(crate) fn check_open(&self) -> Result<(), SendFault> {
+        self.ended.get().map_or(Ok(()), |end| Err(SendFault::Ended(end.clone())))
+    }
+}
+
+/// Channels that one message can open.
+const MAX_CHANNELS: usize = u16::MAX as usize;

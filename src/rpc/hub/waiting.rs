@@ -1,0 +1,128 @@
+//! Who waits for room, for a free channel or for credit, and who is woken when it comes.
+//!
+//! The pattern is one everywhere: try, leave the waker behind, try once more. What comes after the waker is
+//! there wakes it.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    task::{Context, Waker},
+};
+
+use super::Hub;
+use crate::{
+    error::LinkEnd,
+    link::CreditTable,
+    rpc::{
+        channel::{Channel, Remote},
+        errors::Blocked,
+        waiters::{lock, wake_all},
+    },
+};
+
+impl Hub {
+    /// Remembers a task that found something in its way. The caller tries once more afterwards.
+    pub(crate) fn wait_for(&self, blocked: Blocked, waker: &Waker) {
+        match blocked {
+            Blocked::Slot => self.wait_for_slot(waker),
+            // Only elements need credit, and their senders wait for it on their channel.
+            Blocked::Room | Blocked::Credit { .. } => self.wait_for_room(waker),
+        }
+    }
+
+    /// Remembers a task that found the link full. The caller tries once more afterwards.
+    pub(crate) fn wait_for_room(&self, waker: &Waker) {
+        lock(&self.room).add(waker);
+        // Asking leaves word with the peer, so that the driver is woken when there is room.
+        let driver = self.driver_waker();
+        if !matches!(lock(&self.out).want_room(&mut Context::from_waker(&driver)), Ok(false)) {
+            self.wake_driver();
+        }
+    }
+
+    /// Remembers a task that found all channels in use. The caller tries once more afterwards.
+    pub(crate) fn wait_for_slot(&self, waker: &Waker) {
+        lock(&self.slots).add(waker);
+    }
+
+    /// Remembers a sender without credit. The caller tries once more afterwards.
+    pub(crate) fn wait_for_credit(&self, channel: &Arc<Channel>, remote: &Remote) {
+        let Some(table) = self.table() else { return };
+        let mut starving = lock(&self.starving);
+        if !starving.iter().any(|known| Arc::ptr_eq(&known.channel, channel)) {
+            starving.push(Starving { channel: Arc::clone(channel), granted: remote.credit.granted() });
+        }
+        self.starving_any.store(true, Ordering::Relaxed); // under the lock of `starving`
+        table.await_credit(remote.reference.slot);
+    }
+
+    /// Looks what was granted without a message.
+    pub(crate) fn refresh_credit(&self, remote: &Remote) {
+        let Some(table) = self.table() else { return };
+        match table.granted(remote.reference.slot, remote.credit.granted()) {
+            Ok(Some(total)) => remote.credit.granted_total(total),
+            Ok(None) => {}
+            Err(end) => self.request_end(end),
+        }
+    }
+
+    /// Wakes those whose wait may be over: for room, and for credit without a message. Called by whoever
+    /// holds the receive role, after it received and again before it sleeps.
+    pub(crate) fn wake_waiting(&self, cx: &mut Context<'_>) -> Result<(), LinkEnd> {
+        self.flush_due.store(false, Ordering::Relaxed); // what comes from now on wakes the driver again
+        if lock(&self.out).poll_room(cx)? {
+            let wakers = lock(&self.room).take();
+            wake_all(wakers);
+        }
+        if self.starving_any.load(Ordering::Relaxed) {
+            self.wake_granted();
+        }
+        Ok(())
+    }
+
+    fn wake_granted(&self) {
+        let Some(table) = self.table() else { return };
+        let mut woken = Vec::new();
+        let mut starving = lock(&self.starving);
+        // Those that are over first: the slot of one may be another's by now, and what is taken back for the
+        // first is taken back for the second.
+        let before = starving.len();
+        starving.retain(|waiter| !waiter.is_over(&*table));
+        let again = starving.len() < before;
+        starving.retain(|waiter| {
+            let Some(remote) = waiter.channel.remote() else { return false };
+            if again {
+                table.await_credit(remote.reference.slot);
+            }
+            self.refresh_credit(remote);
+            // Another sender of the same stream may have looked, and taken some, in between.
+            let stays = remote.credit.granted() <= waiter.granted;
+            if !stays {
+                table.stop_waiting(remote.reference.slot);
+                woken.push(Arc::clone(&waiter.channel));
+            }
+            stays
+        });
+        self.starving_any.store(!starving.is_empty(), Ordering::Relaxed); // under the lock of `starving`
+        drop(starving);
+        woken.iter().for_each(|channel| channel.wake_writers());
+    }
+}
+
+/// A channel whose senders wait for credit.
+pub(super) struct Starving {
+    channel: Arc<Channel>,
+    /// What was granted when the first of them began to wait.
+    granted: u64,
+}
+
+impl Starving {
+    /// Whether nobody waits any more, since the channel is over. Takes the wait back then.
+    fn is_over(&self, table: &dyn CreditTable) -> bool {
+        if self.channel.is_over()
+            && let Some(remote) = self.channel.remote()
+        {
+            table.stop_waiting(remote.reference.slot);
+        }
+        self.channel.is_over()
+    }
+}
