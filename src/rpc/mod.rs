@@ -31,3 +31,6 @@ mod slot;
 pub(crate) mod tx;
 mod waiters;
 pub(crate) mod wire;
+
+#[cfg(test)]
+mod tests;

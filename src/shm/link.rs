@@ -152,7 +152,7 @@ pub(super) fn parts(
 
 #[cfg(test)]
 #[path = "link_tests.rs"]
-mod tests;
+pub(super) mod tests;
 
 #[cfg(test)]
 #[path = "hostile_tests.rs"]

@@ -56,5 +56,7 @@ pub use segment::SegmentError;
 pub use spawn::{CellStderr, SpawnError};
 
 pub(crate) use cell::attach;
+#[cfg(test)]
+pub(crate) use link::tests::pair_for_test;
 pub(crate) use process::Process;
 pub(crate) use spawn::launch;
