@@ -18,7 +18,9 @@ impl Report {
     pub(crate) fn new(args: &Args, placed: Placement) -> Self {
         if !args.json {
             println!("{placed}; each side has a tokio current-thread runtime; {} s a line", args.secs);
-            println!("the library's settings on all links, and a window of 16 elements where one does not fit the default of 64 KiB");
+            println!(
+                "the library's settings on all links, and a window of 16 elements where one does not fit the default of 64 KiB"
+            );
             println!("latency: unary, one call; stream, one send, credit included. cpu: of both processes\n");
             row(HEAD);
         }
