@@ -286,15 +286,12 @@ where
     type Output = Result<T, CallError<E>>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Self::Output> {
-        // A task whose calls are all answered at once lets others run now and then.
-        let coop = std::task::ready!(tokio::task::coop::poll_proceed(cx));
         let this = &mut *self;
         if !matches!(this.state, State::Waiting { .. }) {
             match std::task::ready!(this.poll_start(cx)) {
                 Ok(true) => look_ahead(this.connection.hub(), cx.waker()),
                 Ok(false) => {}
                 Err(error) => {
-                    coop.made_progress();
                     this.state = State::Done;
                     return Poll::Ready(Err(error));
                 }
@@ -302,7 +299,6 @@ where
         }
         let State::Waiting { slot, .. } = &this.state else { return Poll::Pending };
         let outcome = std::task::ready!(slot.poll(cx));
-        coop.made_progress();
         this.state = State::Done;
         Poll::Ready(Self::read(outcome, this.timeout))
     }

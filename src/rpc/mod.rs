@@ -7,7 +7,7 @@
 //! | `call`, `slot`, `block` | a call of ours, where its answer arrives, waiting on a plain thread |
 //! | `dispatch`, `respond`, `context` | a request of the peer's, its one answer, what its handler can know |
 //! | `tx`, `rx`, `channel`, `elements`, `scope` | streams, and how handles find their channels |
-//! | `hub`, `outgoing`, `deliver`, `driver`, `waiters` | what works on a link: shared state, way out, way in, task |
+//! | `hub`, `outgoing`, `deliver`, `driver`, `waiters`, `turn` | what works on a link: shared state, way out, way in, task |
 
 mod block;
 pub(crate) mod call;
@@ -28,6 +28,7 @@ mod respond;
 pub(crate) mod rx;
 mod scope;
 mod slot;
+mod turn;
 pub(crate) mod tx;
 mod waiters;
 pub(crate) mod wire;

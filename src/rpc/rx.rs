@@ -23,6 +23,7 @@ use super::{
     errors::RecvError,
     method_id::RX_FIELD,
     scope,
+    turn::Turn,
     waiters::lock,
     wire::decode_value,
 };
@@ -39,12 +40,13 @@ pub struct Rx<T> {
     channel: Arc<Channel>,
     /// What was taken out of the channel's queue. Locked only when the handle is passed in a call.
     reading: Mutex<Reading>,
+    turn: Turn,
     value: PhantomData<fn() -> T>,
 }
 
 impl<T> Rx<T> {
     pub(crate) fn new(channel: Arc<Channel>) -> Self {
-        Rx { channel, reading: Mutex::default(), value: PhantomData }
+        Rx { channel, reading: Mutex::default(), turn: Turn::default(), value: PhantomData }
     }
 }
 
@@ -83,7 +85,9 @@ impl<T: DeserializeOwned + 'static> Rx<T> {
     ///
     /// As [`recv`](Rx::recv).
     pub fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<T>, RecvError>> {
-        let coop = std::task::ready!(tokio::task::coop::poll_proceed(cx));
+        if self.turn.is_over(cx) {
+            return Poll::Pending;
+        }
         let reading = self.reading.get_mut().unwrap_or_else(PoisonError::into_inner);
         loop {
             if let Some(element) = reading.next() {
@@ -91,7 +95,6 @@ impl<T: DeserializeOwned + 'static> Rx<T> {
                 if reading.taken() >= REPORT_STEP {
                     report(&self.channel, reading.take_taken());
                 }
-                coop.made_progress();
                 return Poll::Ready(value.map(Some).map_err(|_| self.invalid()));
             }
             let taken = reading.take_taken();
@@ -114,7 +117,6 @@ impl<T: DeserializeOwned + 'static> Rx<T> {
                 Some(End::Reset | End::Refused(_)) => Err(RecvError::Reset),
                 Some(End::Link(end)) => Err(RecvError::Ended(end.clone())),
             };
-            coop.made_progress();
             return Poll::Ready(end);
         }
     }

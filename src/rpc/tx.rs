@@ -29,6 +29,7 @@ use super::{
     method_id::TX_FIELD,
     rx::Rx,
     scope,
+    turn::Turn,
     waiters::lock,
     wire::encode_value,
 };
@@ -46,6 +47,7 @@ pub struct Tx<T> {
     channel: Arc<Channel>,
     /// The encoded value that `Sink::start_send` took and that waits for room.
     held: Option<Vec<u8>>,
+    turn: Turn,
     value: PhantomData<fn(T)>,
 }
 
@@ -71,7 +73,7 @@ pub fn channel<T>() -> (Tx<T>, Rx<T>) {
 
 impl<T> Tx<T> {
     pub(crate) fn new(channel: Arc<Channel>) -> Self {
-        Tx { channel, held: None, value: PhantomData }
+        Tx { channel, held: None, turn: Turn::default(), value: PhantomData }
     }
 
     /// Whether the receiver is gone, or the link. What is sent then fails.
@@ -116,7 +118,7 @@ impl<T: Serialize + 'static> Tx<T> {
         poll_fn(move |cx| {
             let mut encode =
                 |out: &mut Encoder<'_>| encode_value(&value, out).map_err(scope::fault_without_scope);
-            poll_element(&self.channel, cx, &mut encode)
+            poll_element(&self.channel, &self.turn, cx, &mut encode)
         })
     }
 
@@ -141,25 +143,24 @@ impl<T: Serialize + 'static> Tx<T> {
 /// What encodes an element.
 type Encode<'a> = dyn FnMut(&mut Encoder<'_>) -> Result<(), EncodeFault> + 'a;
 
-/// Sends one element on a channel, wherever it leads. Takes part in the runtime's budget, so that a sender
-/// whose receiver keeps up lets other tasks run.
+/// Sends one element on a channel, wherever it leads. A sender whose receiver keeps up lets other tasks run
+/// now and then.
 fn poll_element(
     channel: &Arc<Channel>,
+    turn: &Turn,
     cx: &mut Context<'_>,
     encode: &mut Encode<'_>,
 ) -> Poll<Result<(), SendError>> {
-    let coop = ready!(tokio::task::coop::poll_proceed(cx));
     if let Some(error) = ended(channel) {
         return Poll::Ready(Err(error));
     }
-    let sent = match channel.direct() {
+    if turn.is_over(cx) {
+        return Poll::Pending;
+    }
+    match channel.direct() {
         Some(remote) => poll_send_remote(channel, remote, cx, encode),
         None => poll_send_queue(channel, cx, encode),
-    };
-    if sent.is_ready() {
-        coop.made_progress();
     }
-    sent
 }
 
 fn ended(channel: &Channel) -> Option<SendError> {
@@ -340,7 +341,7 @@ impl<T: Serialize + 'static> Sink<T> for Tx<T> {
             out.extend(element);
             Ok(())
         };
-        let sent = ready!(poll_element(&this.channel, cx, &mut encode));
+        let sent = ready!(poll_element(&this.channel, &this.turn, cx, &mut encode));
         this.held = None;
         Poll::Ready(sent)
     }
@@ -349,7 +350,7 @@ impl<T: Serialize + 'static> Sink<T> for Tx<T> {
         let mut encode =
             |out: &mut Encoder<'_>| encode_value(&value, out).map_err(scope::fault_without_scope);
         let mut cx = Context::from_waker(Waker::noop());
-        match poll_element(&self.channel, &mut cx, &mut encode) {
+        match poll_element(&self.channel, &self.turn, &mut cx, &mut encode) {
             Poll::Ready(sent) => sent,
             Poll::Pending => {
                 self.held = Some(encoded(&mut encode)?);

@@ -53,7 +53,7 @@ impl Hub {
                 callers.in_a_row = 0;
             }
         }
-        callers.in_a_row >= ALONE
+        callers.in_a_row >= ALONE && !callers.in_a_row.is_multiple_of(TURN)
     }
 
     /// An empty buffer for elements, with the room that the last one had.
@@ -76,6 +76,9 @@ pub(super) struct Callers {
     last: Option<Waker>,
     in_a_row: u32,
 }
+
+/// Every so many calls the only caller waits as others do, and lets the other tasks of its runtime run.
+const TURN: u32 = 128;
 
 /// Calls in a row that make a task the only caller of its link.
 const ALONE: u32 = 4;
