@@ -22,7 +22,7 @@ fn cell_entry() {
 }
 
 fn run<F: Future<Output = ()>>(kind: Kind, behaviour: impl FnOnce(Peer) -> F) {
-    let _hang = Watchdog::seconds(60);
+    let _hang = Watchdog::seconds(180);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async { behaviour(connect(kind).await).await });
 }

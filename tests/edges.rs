@@ -19,7 +19,7 @@ fn cell_entry() {
 }
 
 fn run<F: Future<Output = ()>>(test: F) {
-    let _hang = Watchdog::seconds(60);
+    let _hang = Watchdog::seconds(180);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(test);
 }
@@ -82,7 +82,7 @@ fn answers_that_find_the_link_full_all_leave() {
 #[cfg(target_os = "linux")]
 #[test]
 fn an_answer_that_can_never_fit_is_answered_cancelled() {
-    let _hang = Watchdog::seconds(60);
+    let _hang = Watchdog::seconds(180);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let near = Options::new().settings(Settings::default());

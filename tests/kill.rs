@@ -200,7 +200,7 @@ fn round_with_a_killed_host() -> i64 {
 /// Handles that are kept after the end hold nothing of the system: no segment, no descriptor.
 #[test]
 fn handles_that_outlive_their_link_hold_nothing() {
-    let _hang = Watchdog::seconds(60);
+    let _hang = Watchdog::seconds(180);
     let _alone = ALONE.blocking_lock();
     runtime().block_on(async {
         round_with_a_killed_cell().await;
@@ -239,7 +239,7 @@ fn orphan_entry() {
     if env::var(ROLE).as_deref() != Ok("orphan") {
         return;
     }
-    let _hang = Watchdog::seconds(30);
+    let _hang = Watchdog::seconds(60);
     runtime().block_on(async {
         tokio::task::spawn_blocking(|| ()).await.unwrap(); // its thread is there before we count
         let mut before = Counts::now();
