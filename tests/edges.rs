@@ -3,11 +3,11 @@
 
 mod common;
 
-use std::{future::poll_fn, task::Poll, time::Duration};
+use std::time::Duration;
 
-use adjoin::{CallError, Options, Refusal, SendError, Settings, Waiting, local};
+use adjoin::{CallError, Options, Refusal, SendError, Settings, local};
 use common::{
-    links::{Kind, connect, connect_with, settings},
+    links::{Kind, connect, connect_with},
     suite::{SuiteClient, SuiteDispatcher, SuiteService},
     watchdog::Watchdog,
 };
@@ -78,51 +78,6 @@ fn answers_that_find_the_link_full_all_leave() {
     });
 }
 
-/// An answer that the ring can never carry, while the ring is full: the call is answered, not forgotten.
-#[cfg(target_os = "linux")]
-#[test]
-fn an_answer_that_can_never_fit_is_answered_cancelled() {
-    let _hang = Watchdog::seconds(180);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let near = Options::new().settings(Settings::default());
-        let peer = connect_with(Kind::Shm, near, settings()).await;
-        assert!(matches!(peer.suite.answer_of(600_000).await, Err(CallError::Cancelled)));
-        let calls: Vec<_> = (0..4)
-            .map(|_| {
-                let suite = peer.suite.clone();
-                tokio::spawn(async move { suite.answer_of(400_000).await.map(|answer| answer.len()) })
-            })
-            .collect();
-        tokio::task::yield_now().await;
-        let mut large = Box::pin(peer.suite.answer_of(600_000));
-        poll_fn(|cx| Poll::Ready(large.as_mut().poll(cx).is_pending())).await;
-        // This thread reads nothing for a while, so that the answers fill the ring.
-        std::thread::sleep(Duration::from_millis(100));
-        for call in calls {
-            assert_eq!(call.await.unwrap().unwrap(), 400_000);
-        }
-        assert!(matches!(large.await, Err(CallError::Cancelled)));
-    });
-}
-
-#[cfg(target_os = "linux")]
-#[test]
-fn a_side_that_spins_misses_nothing() {
-    run(async {
-        let near = Options::new().settings(settings().waiting(Waiting::Spin));
-        let peer = connect_with(Kind::Shm, near, settings()).await;
-        let suite = peer.suite.clone();
-        tokio::spawn(async move {
-            for _ in 0..200 {
-                assert_eq!(suite.wait(1).await.unwrap(), 1);
-            }
-        })
-        .await
-        .unwrap();
-    });
-}
-
 /// What a stream took while it was in its process may exceed what its link allows.
 #[test]
 fn an_element_that_the_link_refuses_breaks_its_stream_for_both_sides() {
@@ -141,22 +96,6 @@ fn an_element_that_the_link_refuses_breaks_its_stream_for_both_sides() {
     });
 }
 
-/// Such a call would wait for good.
-#[cfg(target_os = "linux")]
-#[test]
-fn more_streams_than_a_link_can_ever_have_are_refused() {
-    run(async {
-        let few = Settings::default().channel_slots(4);
-        let peer = connect_with(Kind::Shm, Options::new().settings(few.clone()), few).await;
-        let streams: Vec<_> = (0..3).map(|_| adjoin::channel::<u64>().1).collect();
-        let sum = SuiteClient::SUM;
-        match peer.connection.call::<_, u64, adjoin::Never>(sum, (streams,)).await {
-            Err(CallError::Refused(Refusal::TooManyStreams { count: 3, limit: 2 })) => {}
-            other => panic!("{other:?}"),
-        }
-    });
-}
-
 /// A test that stops tokio's clock gets its timeouts.
 #[test]
 fn timeouts_follow_a_paused_clock() {
@@ -169,4 +108,78 @@ fn timeouts_follow_a_paused_clock() {
         let late = SuiteClient::new(&near).hang().with_timeout(Duration::from_secs(10)).await;
         assert!(matches!(late, Err(CallError::TimedOut { .. } | CallError::Cancelled)), "{late:?}");
     });
+}
+
+#[cfg(target_os = "linux")]
+mod shm {
+    use std::{future::poll_fn, task::Poll, time::Duration};
+
+    use adjoin::{CallError, Options, Refusal, Settings, Waiting};
+
+    use super::{
+        common::{
+            links::{Kind, connect_with, settings},
+            suite::SuiteClient,
+            watchdog::Watchdog,
+        },
+        run,
+    };
+
+    /// An answer that the ring can never carry, while the ring is full: the call is answered, not forgotten.
+    #[test]
+    fn an_answer_that_can_never_fit_is_answered_cancelled() {
+        let _hang = Watchdog::seconds(180);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let near = Options::new().settings(Settings::default());
+            let peer = connect_with(Kind::Shm, near, settings()).await;
+            assert!(matches!(peer.suite.answer_of(600_000).await, Err(CallError::Cancelled)));
+            let calls: Vec<_> = (0..4)
+                .map(|_| {
+                    let suite = peer.suite.clone();
+                    tokio::spawn(async move { suite.answer_of(400_000).await.map(|answer| answer.len()) })
+                })
+                .collect();
+            tokio::task::yield_now().await;
+            let mut large = Box::pin(peer.suite.answer_of(600_000));
+            poll_fn(|cx| Poll::Ready(large.as_mut().poll(cx).is_pending())).await;
+            // This thread reads nothing for a while, so that the answers fill the ring.
+            std::thread::sleep(Duration::from_millis(100));
+            for call in calls {
+                assert_eq!(call.await.unwrap().unwrap(), 400_000);
+            }
+            assert!(matches!(large.await, Err(CallError::Cancelled)));
+        });
+    }
+
+    #[test]
+    fn a_side_that_spins_misses_nothing() {
+        run(async {
+            let near = Options::new().settings(settings().waiting(Waiting::Spin));
+            let peer = connect_with(Kind::Shm, near, settings()).await;
+            let suite = peer.suite.clone();
+            tokio::spawn(async move {
+                for _ in 0..200 {
+                    assert_eq!(suite.wait(1).await.unwrap(), 1);
+                }
+            })
+            .await
+            .unwrap();
+        });
+    }
+
+    /// Such a call would wait for good.
+    #[test]
+    fn more_streams_than_a_link_can_ever_have_are_refused() {
+        run(async {
+            let few = Settings::default().channel_slots(4);
+            let peer = connect_with(Kind::Shm, Options::new().settings(few.clone()), few).await;
+            let streams: Vec<_> = (0..3).map(|_| adjoin::channel::<u64>().1).collect();
+            let sum = SuiteClient::SUM;
+            match peer.connection.call::<_, u64, adjoin::Never>(sum, (streams,)).await {
+                Err(CallError::Refused(Refusal::TooManyStreams { count: 3, limit: 2 })) => {}
+                other => panic!("{other:?}"),
+            }
+        });
+    }
 }
