@@ -171,11 +171,14 @@ impl Hub {
     /// Sends what nobody waits for; it is parked when the link is full, and lost when it is gone.
     pub(crate) fn send_or_park(&self, head: &Head<'_>) {
         let mut out = lock(&self.out);
-        if self.check_open().is_ok() {
-            if let Err(fault) = self.noted(out.send_or_park(head, &mut NoBody)) {
-                tracing::debug!(?fault, ?head, "a message was not sent");
-            }
-            self.publish_soon(&mut out);
+        if self.check_open().is_err() {
+            return;
+        }
+        let sent = self.noted(out.send_or_park(head, &mut NoBody));
+        self.publish_soon(&mut out);
+        drop(out); // before anything is logged: a subscriber may send the log over this very link
+        if let Err(fault) = sent {
+            tracing::debug!(?fault, ?head, "a message was not sent");
         }
     }
 
