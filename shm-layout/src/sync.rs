@@ -28,17 +28,20 @@ type Cell = loom::cell::UnsafeCell<u64>;
 pub(crate) struct ReadOnly<'a, T: ?Sized>(&'a T);
 
 impl<'a, T: ?Sized> ReadOnly<'a, T> {
+    #[inline]
     pub(crate) fn new(of: &'a T) -> Self {
         Self(of)
     }
 
     /// Narrows to one part.
+    #[inline]
     pub(crate) fn part<U: ?Sized>(self, part: impl FnOnce(&'a T) -> &'a U) -> ReadOnly<'a, U> {
         ReadOnly(part(self.0))
     }
 }
 
 impl<T: ?Sized> Clone for ReadOnly<'_, T> {
+    #[inline]
     fn clone(&self) -> Self {
         *self
     }
@@ -53,12 +56,14 @@ macro_rules! read_only_word {
     ($atomic:ty, $value:ty) => {
         impl ReadOnly<'_, $atomic> {
             /// Loads the word once. Relaxed: whoever calls names what orders it.
+            #[inline]
             pub(crate) fn relaxed(self) -> $value {
                 self.0.load(Ordering::Relaxed)
             }
 
             /// Loads the word once, with the effect of an Acquire load.
             #[allow(dead_code, reason = "not every width is acquired")]
+            #[inline]
             pub(crate) fn acquire(self) -> $value {
                 let value = self.0.load(Ordering::Relaxed);
                 // Acquire fence: makes the load above an acquiring one; whoever calls names its partner.
@@ -74,6 +79,7 @@ read_only_word!(AtomicU64, u64);
 #[cfg(not(loom))]
 impl ReadOnly<'_, AtomicU32> {
     /// The address of the word, for the kernel to wait on.
+    #[inline]
     pub(crate) fn address(self) -> *const u32 {
         self.0.as_ptr().cast_const()
     }
@@ -86,10 +92,12 @@ struct Cell(core::cell::UnsafeCell<u64>);
 
 #[cfg(not(loom))]
 impl Cell {
+    #[inline]
     fn with<R>(&self, read: impl FnOnce(*const u64) -> R) -> R {
         read(self.0.get())
     }
 
+    #[inline]
     fn with_mut<R>(&self, write: impl FnOnce(*mut u64) -> R) -> R {
         write(self.0.get())
     }
@@ -98,6 +106,7 @@ impl Cell {
 #[cfg(not(loom))]
 impl<'a, T> ReadOnly<'a, [T]> {
     /// Each of them.
+    #[inline]
     pub(crate) fn words(self) -> impl Iterator<Item = ReadOnly<'a, T>> {
         self.0.iter().map(ReadOnly)
     }
@@ -118,6 +127,7 @@ impl Granule {
 
     /// A granule of zeros, for a model's heap.
     #[cfg(loom)]
+    #[inline]
     pub(crate) fn new() -> Self {
         Self(Cell::new(0))
     }
@@ -127,6 +137,7 @@ impl Granule {
     /// # Safety
     ///
     /// The granule lies in our own half, and nobody else reads or writes it now.
+    #[inline]
     pub(crate) unsafe fn store(&self, word: u64) {
         // SAFETY: in bounds and aligned: the cell's own pointer. Alone: promised by the caller. Alive:
         // `&self`.
@@ -140,6 +151,7 @@ impl ReadOnly<'_, Granule> {
     /// # Safety
     ///
     /// The owner of the half keeps still here: it has published the granule and was not given it back.
+    #[inline]
     pub(crate) unsafe fn load(self) -> u64 {
         // SAFETY: in bounds and aligned: the cell's own pointer. Alone: promised by the caller; a peer that
         // breaks its word changes what a volatile read yields, no more. Alive: `'_` borrows the mapping.
@@ -157,6 +169,7 @@ impl ReadOnly<'_, Granule> {
 ///
 /// The cells lie in our own half, and nobody else reads or writes the span now.
 #[cfg(not(loom))]
+#[inline]
 pub(crate) unsafe fn copy_in(cells: &[Granule], at: usize, bytes: &[u8]) {
     let to = span(cells, at, bytes.len());
     // SAFETY: in bounds: `span` checked it; bytes need no alignment. Alone: promised by the caller, and
@@ -178,6 +191,7 @@ pub(crate) unsafe fn copy_in(cells: &[Granule], at: usize, bytes: &[u8]) {
     clippy::mut_from_ref,
     reason = "the cells are interior-mutable; exclusiveness is the caller's promise"
 )]
+#[inline]
 pub(crate) unsafe fn bytes_mut(cells: &[Granule], at: usize, len: usize) -> &mut [u8] {
     let to = span(cells, at, len);
     // SAFETY: in bounds: `span` checked it; bytes need no alignment, and any value is valid for them. Alone:
@@ -195,6 +209,7 @@ pub(crate) unsafe fn bytes_mut(cells: &[Granule], at: usize, len: usize) -> &mut
 ///
 /// The owner of the half keeps still in the span: it has published it and was not given it back.
 #[cfg(not(loom))]
+#[inline]
 pub(crate) unsafe fn copy_out(cells: ReadOnly<'_, [Granule]>, at: usize, bytes: &mut [u8]) {
     let from = span(cells.0, at, bytes.len()).cast_const();
     // SAFETY: in bounds: `span` checked it; bytes need no alignment. Alone: promised by the caller; a peer
@@ -207,6 +222,7 @@ pub(crate) unsafe fn copy_out(cells: ReadOnly<'_, [Granule]>, at: usize, bytes: 
 
 /// The checked address of `len` bytes from byte `at` on.
 #[cfg(not(loom))]
+#[inline]
 fn span(cells: &[Granule], at: usize, len: usize) -> *mut u8 {
     let inside = at.checked_add(len).is_some_and(|end| end <= size_of_val(cells));
     assert!(inside, "{len} bytes at {at} leave the ring");
@@ -219,6 +235,7 @@ fn span(cells: &[Granule], at: usize, len: usize) -> *mut u8 {
 ///
 /// As without loom; a model fails where the promise is broken.
 #[cfg(loom)]
+#[inline]
 pub(crate) unsafe fn copy_in(cells: &[Granule], at: usize, bytes: &[u8]) {
     for (index, byte) in (at..).zip(bytes) {
         cells[index / Granule::BYTES].0.with_mut(|cell| {
@@ -235,6 +252,7 @@ pub(crate) unsafe fn copy_in(cells: &[Granule], at: usize, bytes: &[u8]) {
 ///
 /// As without loom; a model fails where the promise is broken.
 #[cfg(loom)]
+#[inline]
 pub(crate) unsafe fn copy_out(cells: ReadOnly<'_, [Granule]>, at: usize, bytes: &mut [u8]) {
     for (index, byte) in (at..).zip(bytes) {
         *byte = cells.0[index / Granule::BYTES].0.with(|cell| {

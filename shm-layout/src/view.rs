@@ -53,6 +53,7 @@ impl<M: Memory> OwnHalf<M> {
     /// # Safety
     ///
     /// The memory is writable, all zero, and no other `OwnHalf` is or will be made of the same bytes.
+    #[inline]
     pub unsafe fn create(memory: M, geometry: Geometry) -> Result<Self, LayoutError> {
         geometry.validate()?;
         check_len(&memory, &geometry)?;
@@ -62,6 +63,7 @@ impl<M: Memory> OwnHalf<M> {
 
     /// The limits that the half is laid out by.
     #[must_use]
+    #[inline]
     pub fn geometry(&self) -> &Geometry {
         &self.geometry
     }
@@ -80,6 +82,7 @@ impl<M: Memory> PeerHalf<M> {
     /// # Errors
     ///
     /// Names the field of the header that is wrong.
+    #[inline]
     pub fn read(memory: M) -> Result<Self, LayoutError> {
         let geometry = lifecycle::read_header(ReadOnly::new(header(&memory)?), memory.byte_len() as u64)?;
         Ok(Self { memory, geometry })
@@ -90,6 +93,7 @@ impl<M: Memory> PeerHalf<M> {
     /// # Errors
     ///
     /// Names the field of the header that is wrong, or that differs from `expected`.
+    #[inline]
     pub fn check(memory: M, expected: &Geometry) -> Result<Self, LayoutError> {
         let half = Self::read(memory)?;
         lifecycle::check_equal(&half.geometry, expected)?;
@@ -98,6 +102,7 @@ impl<M: Memory> PeerHalf<M> {
 
     /// The limits that the peer's header states, each of them within its bounds.
     #[must_use]
+    #[inline]
     pub fn geometry(&self) -> &Geometry {
         &self.geometry
     }
@@ -108,6 +113,7 @@ impl<M: Memory> PeerHalf<M> {
 /// # Errors
 ///
 /// When the halves are laid out by different limits.
+#[inline]
 pub fn attach<O: Memory, P: Memory>(
     own: OwnHalf<O>,
     peer: PeerHalf<P>,
@@ -142,6 +148,7 @@ unsafe impl<O: Memory, P: Memory> Sync for Mapped<O, P> {}
 impl<O: Memory, P: Memory> Halves for Mapped<O, P> {}
 
 impl<O: Memory, P: Memory> sealed::Halves for Mapped<O, P> {
+    #[inline]
     fn own(&self) -> Own<'_> {
         let Pointers { endpoint, channels, ring } = self.own;
         // SAFETY: in bounds and aligned: `Pointers::new` made them of a memory whose length and alignment
@@ -150,6 +157,7 @@ impl<O: Memory, P: Memory> sealed::Halves for Mapped<O, P> {
         unsafe { Own { endpoint: endpoint.as_ref(), channels: channels.as_ref(), ring: ring.as_ref() } }
     }
 
+    #[inline]
     fn peer(&self) -> Peer<'_> {
         let Pointers { endpoint, channels, ring } = self.peer;
         // SAFETY: as in `own`; the peer may write at any time, which atomics and granules are made for.
@@ -161,6 +169,7 @@ impl<O: Memory, P: Memory> sealed::Halves for Mapped<O, P> {
         }
     }
 
+    #[inline]
     fn rung(&self) -> &Rung {
         &self.rung
     }
@@ -176,6 +185,7 @@ struct Pointers {
 
 impl Pointers {
     /// Computes them. The length of the memory was checked against the geometry, and its alignment.
+    #[inline]
     fn new(memory: &impl Memory, geometry: &Geometry) -> Self {
         let slots = geometry.channel_slots as usize;
         let granules = geometry.ring_bytes as usize / Granule::BYTES;
@@ -190,6 +200,7 @@ impl Pointers {
 }
 
 /// The header of a half, once the memory can hold one.
+#[inline]
 fn header(memory: &impl Memory) -> Result<&Header, LayoutError> {
     let (base, len) = (memory.base().addr().get() as u64, memory.byte_len() as u64);
     let align = align_of::<Header>() as u64;
@@ -206,6 +217,7 @@ fn header(memory: &impl Memory) -> Result<&Header, LayoutError> {
 }
 
 /// Refuses memory that has not the length of a half.
+#[inline]
 fn check_len(memory: &impl Memory, geometry: &Geometry) -> Result<(), LayoutError> {
     let (found, half_len) = (memory.byte_len() as u64, geometry.half_len());
     if found == half_len {
@@ -215,6 +227,7 @@ fn check_len(memory: &impl Memory, geometry: &Geometry) -> Result<(), LayoutErro
 }
 
 /// The address of `count` values of `T` at `offset`.
+#[inline]
 fn at<T>(memory: &impl Memory, offset: Offset, count: usize) -> NonNull<T> {
     let offset = offset.get() as usize;
     let end = offset + count * size_of::<T>();

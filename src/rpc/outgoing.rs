@@ -35,6 +35,7 @@ pub(crate) struct Outgoing {
 const BATCH: u32 = 8;
 
 impl Outgoing {
+    #[inline]
     pub(crate) fn new(sender: Box<dyn Sender>, max_parked: u32) -> Self {
         Outgoing {
             sender: Some(sender),
@@ -47,6 +48,7 @@ impl Outgoing {
     }
 
     /// Sends a message, or says that there is no room.
+    #[inline]
     pub(crate) fn send(&mut self, head: &Head<'_>, body: &mut dyn Body) -> Result<usize, SendFault> {
         if !self.parked.is_empty() {
             return Err(SendFault::Full);
@@ -55,11 +57,13 @@ impl Outgoing {
     }
 
     /// The sender, while there is one.
+    #[inline]
     fn sender(&mut self) -> Result<&mut Box<dyn Sender>, LinkEnd> {
         self.sender.as_mut().ok_or(LinkEnd::Closed)
     }
 
     /// Gives the sender away, after the link's end.
+    #[inline]
     pub(crate) fn release(&mut self) -> Option<Box<dyn Sender>> {
         self.parked = VecDeque::new();
         self.sender.take()
@@ -70,6 +74,7 @@ impl Outgoing {
     /// # Errors
     ///
     /// Everything but "full"; [`LinkEnd::Unread`] when too much is parked.
+    #[inline]
     pub(crate) fn send_or_park(&mut self, head: &Head<'_>, body: &mut dyn Body) -> Result<(), SendFault> {
         match self.send(head, body) {
             Ok(_) => Ok(()),
@@ -90,6 +95,7 @@ impl Outgoing {
     }
 
     /// Makes what was sent visible to the peer.
+    #[inline]
     pub(crate) fn publish(&mut self) -> Publish {
         self.sender.as_mut().map_or(Publish::Done, |sender| sender.publish())
     }
@@ -100,6 +106,7 @@ impl Outgoing {
     ///
     /// Each publication is a store to a line that the peer watches, and a fence: a hundred nanoseconds while
     /// it does.
+    #[inline]
     pub(crate) fn publish_soon(&mut self) -> Publish {
         match &mut self.deferred {
             Some(sent) if *sent + 1 < BATCH => *sent += 1,
@@ -115,6 +122,7 @@ impl Outgoing {
     /// Somebody found the link full. `true`: there is room again, and the driver has to be woken so that it
     /// says so to all who wait, since the one who asks may find it taken by another. `false`: the driver's
     /// task, of `cx`, is woken when there is.
+    #[inline]
     pub(crate) fn want_room(&mut self, cx: &mut Context<'_>) -> Result<bool, LinkEnd> {
         self.wanted = true;
         let room = self.poll_room(cx);
@@ -123,6 +131,7 @@ impl Outgoing {
     }
 
     /// Sends what was parked and pushes it out. `true` when somebody wanted room and may try again.
+    #[inline]
     pub(crate) fn poll_room(&mut self, cx: &mut Context<'_>) -> Result<bool, LinkEnd> {
         loop {
             self.deferred = None;
@@ -146,6 +155,7 @@ impl Outgoing {
     }
 
     /// Whether there is room. Asked until the answer is yes, so that the sender need not watch any longer.
+    #[inline]
     fn has_room(&mut self) -> Result<bool, LinkEnd> {
         let room = self.sender()?.has_room()?;
         self.asked = !room;
@@ -153,6 +163,7 @@ impl Outgoing {
     }
 
     /// Pushes out what was sent. `Ready` when nothing is left on this side.
+    #[inline]
     pub(crate) fn poll_flushed(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LinkEnd>> {
         self.poll_room(cx)?;
         match self.sender()?.poll_flush(cx) {
@@ -161,6 +172,7 @@ impl Outgoing {
         }
     }
 
+    #[inline]
     fn flush_parked(&mut self) -> Result<(), LinkEnd> {
         while let (Some(message), Some(sender)) = (self.parked.front(), &mut self.sender) {
             match sender.send(&message.head(), &mut &*message) {
@@ -180,6 +192,7 @@ impl Outgoing {
 pub(crate) struct Bytes<'a>(pub(crate) &'a [u8]);
 
 impl Body for Bytes<'_> {
+    #[inline]
     fn encode(&mut self, out: &mut crate::link::Encoder<'_>) -> Result<(), EncodeFault> {
         out.extend(self.0);
         Ok(())

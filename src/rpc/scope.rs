@@ -40,6 +40,7 @@ thread_local! {
 }
 
 /// Encodes values with their handles: ids count from `first_id`. Returns the handles met.
+#[inline]
 pub(crate) fn encoding<T>(
     first_id: u64,
     encode: impl FnOnce() -> postcard::Result<T>,
@@ -61,12 +62,14 @@ pub(crate) fn encoding<T>(
 struct Restore(Option<Encoding>);
 
 impl Drop for Restore {
+    #[inline]
     fn drop(&mut self) {
         ENCODING.replace(self.0.take());
     }
 }
 
 /// A handle is being encoded: the id that stands for it, or `None` when it cannot be passed here.
+#[inline]
 pub(crate) fn bind(channel: &Arc<Channel>, half: Half, unread: impl FnOnce() -> Vec<u8>) -> Option<u64> {
     ENCODING.with_borrow_mut(|scope| {
         let Some(scope) = scope.as_mut() else {
@@ -86,6 +89,7 @@ pub(crate) fn bind(channel: &Arc<Channel>, half: Half, unread: impl FnOnce() -> 
 
 /// Decodes values with their handles, which take `channels` in order. `false` when some were left over;
 /// those are dropped, which resets them.
+#[inline]
 pub(crate) fn decoding<T>(channels: Unclaimed, decode: impl FnOnce() -> T) -> (T, bool) {
     // An empty list counts too: it hides the channels of an outer decoding.
     let outer = RestoreDecoding(DECODING.replace(Some(channels)));
@@ -99,6 +103,7 @@ pub(crate) fn decoding<T>(channels: Unclaimed, decode: impl FnOnce() -> T) -> (T
 struct RestoreDecoding(Option<Unclaimed>);
 
 impl Drop for RestoreDecoding {
+    #[inline]
     fn drop(&mut self) {
         let inner = DECODING.replace(self.0.take());
         drop(inner);
@@ -106,11 +111,13 @@ impl Drop for RestoreDecoding {
 }
 
 /// A handle is being decoded: the next channel of the message.
+#[inline]
 pub(crate) fn claim() -> Option<Arc<Channel>> {
     DECODING.with_borrow_mut(|scope| scope.as_mut()?.claim())
 }
 
 /// Why a value outside of a scope could not be encoded: because of a handle in it, or because of itself.
+#[inline]
 pub(crate) fn fault_without_scope(error: postcard::Error) -> EncodeFault {
     if MISPLACED.take() { EncodeFault::Handle(HandleFault::Misplaced) } else { EncodeFault::Serialize(error) }
 }

@@ -41,6 +41,7 @@ pub(crate) struct Answer {
 }
 
 impl CallSlot {
+    #[inline]
     pub(crate) fn new() -> Arc<Self> {
         Arc::new(CallSlot { state: Mutex::new(State::Waiting(None)) })
     }
@@ -48,6 +49,7 @@ impl CallSlot {
     /// Hands the outcome to the caller, once; later ones are dropped. The waker is to be woken outside of
     /// locks.
     #[must_use]
+    #[inline]
     pub(crate) fn complete(&self, outcome: Outcome) -> Option<Waker> {
         let mut state = lock(&self.state);
         match &mut *state {
@@ -65,6 +67,7 @@ impl CallSlot {
     }
 
     /// Takes the outcome, or leaves the task's waker behind.
+    #[inline]
     pub(crate) fn poll(&self, cx: &Context<'_>) -> Poll<Outcome> {
         let mut state = lock(&self.state);
         match &mut *state {
@@ -81,6 +84,7 @@ impl CallSlot {
     }
 
     /// The caller is gone: what comes is dropped.
+    #[inline]
     pub(crate) fn close(&self) {
         let last = mem::replace(&mut *lock(&self.state), State::Taken);
         drop(last); // outside of the lock
@@ -88,6 +92,7 @@ impl CallSlot {
 }
 
 /// The timeout of a call, for its error.
+#[inline]
 pub(crate) fn timed_out<E>(after: Option<Duration>) -> super::errors::CallError<E> {
     super::errors::CallError::TimedOut { after: after.unwrap_or_default() }
 }

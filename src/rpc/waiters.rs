@@ -7,11 +7,13 @@ use std::{
 };
 
 /// Locks, and goes on after a panic: what is locked here is consistent at every await of a caller's code.
+#[inline]
 pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Locks if nobody else has; `None` otherwise.
+#[inline]
 pub(crate) fn try_lock<T: ?Sized>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
     match mutex.try_lock() {
         Ok(guard) => Some(guard),
@@ -28,6 +30,7 @@ pub(crate) struct Waiters {
 
 impl Waiters {
     /// Adds a task, once however often it asks.
+    #[inline]
     pub(crate) fn add(&mut self, waker: &Waker) {
         if !self.wakers.iter().any(|known| known.will_wake(waker)) {
             self.wakers.push(waker.clone());
@@ -35,12 +38,14 @@ impl Waiters {
     }
 
     /// Takes all, to be woken outside of locks.
+    #[inline]
     pub(crate) fn take(&mut self) -> Vec<Waker> {
         mem::take(&mut self.wakers)
     }
 }
 
 /// Wakes tasks.
+#[inline]
 pub(crate) fn wake_all(wakers: Vec<Waker>) {
     wakers.into_iter().for_each(Waker::wake);
 }

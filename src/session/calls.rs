@@ -32,22 +32,26 @@ pub(crate) struct Pending<E: Ends> {
 }
 
 impl<E: Ends> Calls<E> {
+    #[inline]
     pub(crate) fn new() -> Self {
         Calls { pending: IdMap::default(), next: 1 }
     }
 
     /// The id that the next call gets: they start at 1 and grow.
+    #[inline]
     pub(crate) fn next_id(&self) -> u64 {
         self.next
     }
 
     /// Registers the call that was sent with [`next_id`](Calls::next_id).
+    #[inline]
     pub(crate) fn start(&mut self, call: E::Call, channels: Vec<E::Channel>, deadline: Option<Instant>) {
         self.pending.insert(self.next, Pending { call: Some(call), channels, deadline });
         self.next += 1;
     }
 
     /// The caller is gone. `Some` with its end while the call is in flight: Cancel has to go out.
+    #[inline]
     pub(crate) fn abandon(&mut self, request_id: u64) -> Option<(E::Call, Option<Instant>)> {
         let pending = self.pending.get_mut(&request_id)?;
         let deadline = pending.deadline.take();
@@ -55,16 +59,19 @@ impl<E: Ends> Calls<E> {
     }
 
     /// A Response arrived. `None`: for no call of ours.
+    #[inline]
     pub(crate) fn answered(&mut self, request_id: u64) -> Option<Pending<E>> {
         self.pending.remove(&request_id)
     }
 
     /// How many are in flight.
+    #[inline]
     pub(crate) fn in_flight(&self) -> usize {
         self.pending.len()
     }
 
     /// Takes the ends of all calls whose callers still wait.
+    #[inline]
     pub(crate) fn take_all(&mut self) -> Vec<E::Call> {
         self.pending.drain().filter_map(|(_, pending)| pending.call).collect()
     }

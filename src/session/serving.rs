@@ -28,26 +28,31 @@ struct Running<E: Ends> {
 }
 
 impl<E: Ends> Serving<E> {
+    #[inline]
     pub(crate) fn new(limit: u32) -> Self {
         Serving { running: IdMap::default(), limit: limit as usize }
     }
 
     /// Whether a request with this id has not been answered yet.
+    #[inline]
     pub(crate) fn is_running(&self, request_id: u64) -> bool {
         self.running.contains_key(&request_id)
     }
 
     /// Whether no further request may run.
+    #[inline]
     pub(crate) fn is_full(&self) -> bool {
         self.running.len() >= self.limit
     }
 
     /// A request is handed to its handler.
+    #[inline]
     pub(crate) fn start(&mut self, request_id: u64, deadline: Option<Instant>) {
         self.running.insert(request_id, Running { handler: None, stopped: false, deadline });
     }
 
     /// Names what stops the handler. Gives it back if it is to be stopped at once.
+    #[inline]
     pub(crate) fn attach(&mut self, request_id: u64, handler: E::Handler) -> Result<(), E::Handler> {
         match self.running.get_mut(&request_id) {
             Some(running) if running.stopped => Err(handler),
@@ -61,6 +66,7 @@ impl<E: Ends> Serving<E> {
     }
 
     /// The request is to stop. Its handler, once.
+    #[inline]
     pub(crate) fn take_handler(&mut self, request_id: u64) -> Option<E::Handler> {
         let running = self.running.get_mut(&request_id)?;
         running.stopped = true;
@@ -69,11 +75,13 @@ impl<E: Ends> Serving<E> {
 
     /// The request is about to be answered. `None`: it has been answered. Otherwise its deadline, to be
     /// forgotten.
+    #[inline]
     pub(crate) fn finish(&mut self, request_id: u64) -> Option<Option<Instant>> {
         self.running.remove(&request_id).map(|running| running.deadline)
     }
 
     /// Takes all handlers.
+    #[inline]
     pub(crate) fn take_all(&mut self) -> Vec<E::Handler> {
         self.running.drain().filter_map(|(_, running)| running.handler).collect()
     }

@@ -21,6 +21,7 @@ pub(super) struct Framed<'a> {
 }
 
 impl<'a> Framed<'a> {
+    #[inline]
     pub(super) fn new(head: &Head<'a>) -> Self {
         let (kind, conn_id, id, metadata) = match *head {
             // Never sent over shared memory; a peer that gets it refuses it.
@@ -54,6 +55,7 @@ impl<'a> Framed<'a> {
 }
 
 /// The body of a frame, as the layout stores one.
+#[inline]
 pub(super) fn channel_bytes(channel: &ChannelRef) -> [u8; layout::ChannelRef::BYTES] {
     let ChannelRef { id, slot: CreditSlot { index, generation } } = *channel;
     layout::ChannelRef { id, slot: index, generation }.to_bytes()
@@ -64,6 +66,7 @@ pub(super) fn channel_bytes(channel: &ChannelRef) -> [u8; layout::ChannelRef::BY
 /// # Errors
 ///
 /// Names the first field that no peer of ours would write so.
+#[inline]
 pub(super) fn parse<'a>(
     tag: u32,
     body: &'a [u8],
@@ -100,6 +103,7 @@ pub(super) fn parse<'a>(
 }
 
 /// The typed head of a kind that has one.
+#[inline]
 fn typed<'a>(kind: u8, head: &FrameHead, metadata: &'a [u8], reason: &'a str) -> Result<Head<'a>, LinkEnd> {
     let FrameHead { conn_id, id, method_id, extra, .. } = *head;
     Ok(match kind {
@@ -119,20 +123,24 @@ fn typed<'a>(kind: u8, head: &FrameHead, metadata: &'a [u8], reason: &'a str) ->
 }
 
 /// What the layout crate found wrong, as the end of a link.
+#[inline]
 pub(super) fn corrupt(corrupt: layout::Corrupt) -> LinkEnd {
     LinkEnd::Corrupt { field: corrupt.field, value: corrupt.found }
 }
 
+#[inline]
 fn channel(bytes: &[u8; layout::ChannelRef::BYTES]) -> ChannelRef {
     let layout::ChannelRef { id, slot, generation } = layout::ChannelRef::from_bytes(bytes);
     ChannelRef { id, slot: CreditSlot { index: slot, generation } }
 }
 
+#[inline]
 fn reason(bytes: &[u8]) -> Result<&str, LinkEnd> {
     std::str::from_utf8(bytes).map_err(|_| Violation::Decode { len: bytes.len() }.into())
 }
 
 /// Which parts a message of a kind has; `None` for a kind that does not exist.
+#[inline]
 const fn parts(kind: u8) -> Option<u8> {
     Some(match kind {
         kind::CONNECT => ID | METADATA,

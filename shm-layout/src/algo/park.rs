@@ -89,6 +89,7 @@ pub enum Mode {
 
 impl Mode {
     /// What `prepare` adds to `parked`.
+    #[inline]
     const fn announced(self) -> u64 {
         match self {
             Self::Futex => 1,
@@ -98,6 +99,7 @@ impl Mode {
 
     /// What `unpark` adds to `parked`. The sequence wraps at the end of the word, and the count, which is one
     /// at least, borrows nothing from it.
+    #[inline]
     const fn withdrawn(self) -> u64 {
         match self {
             Self::Futex => 1_u64.wrapping_neg(),
@@ -123,21 +125,25 @@ pub enum Wake {
 impl Wake {
     /// Whether the futex has to be woken.
     #[must_use]
+    #[inline]
     pub fn futex(self) -> bool {
         matches!(self, Self::Futex | Self::Both)
     }
 
     /// Whether the bell has to be rung.
     #[must_use]
+    #[inline]
     pub fn bell(self) -> bool {
         matches!(self, Self::Bell | Self::Both)
     }
 
     /// What is left to do after two things were published.
+    #[inline]
     pub fn and(self, other: Self) -> Self {
         Self::of(self.futex() || other.futex(), self.bell() || other.bell())
     }
 
+    #[inline]
     fn of(futex: bool, bell: bool) -> Self {
         match (futex, bell) {
             (false, false) => Self::Nobody,
@@ -159,6 +165,7 @@ pub struct Parked {
 impl Parked {
     /// The peer's wake word, as it was before the last look: sleep only while it is still the same.
     #[must_use]
+    #[inline]
     pub fn seen(&self) -> u32 {
         self.seen
     }
@@ -176,12 +183,14 @@ pub struct Park<H> {
 }
 
 impl<H> Clone for Park<H> {
+    #[inline]
     fn clone(&self) -> Self {
         Self { halves: self.halves.clone() }
     }
 }
 
 impl<H: Halves> Park<H> {
+    #[inline]
     pub(crate) fn new(halves: Arc<H>) -> Self {
         Self { halves }
     }
@@ -194,6 +203,7 @@ impl<H: Halves> Park<H> {
     ///
     /// On the bell, the peer rings once for each announcement. Whoever has heard a ring and goes back to
     /// sleep announces anew; and at most one sleeps on it at a time.
+    #[inline]
     pub fn prepare(&self, mode: Mode) -> Parked {
         // Relaxed: only compared by the kernel with what is there later; read first, so that a later bump
         // ends the sleep.
@@ -209,6 +219,7 @@ impl<H: Halves> Park<H> {
     }
 
     /// Ends a sleep, or gives it up.
+    #[inline]
     pub fn unpark(&self, parked: Parked) {
         // Relaxed: only this side writes it; read late, it costs one wake too many.
         self.halves.own().endpoint.parked.fetch_add(parked.mode.withdrawn(), Ordering::Relaxed);
@@ -216,17 +227,20 @@ impl<H: Halves> Park<H> {
 
     /// Whether the peer has bumped its wake word since the sleep was announced.
     #[must_use]
+    #[inline]
     pub fn woken(&self, parked: &Parked) -> bool {
         // Relaxed: a hint; what there is to see is looked at anew.
         self.halves.peer().endpoint.wake().relaxed() != parked.seen
     }
 
     /// The bell could not be rung after all: the next that is published rings again.
+    #[inline]
     pub fn not_rung(&self) {
         self.halves.rung().forget();
     }
 
     /// Announces a sender that found no room. Try to reserve once more behind it, before any sleep.
+    #[inline]
     pub fn starve(&self) -> Starved {
         // Relaxed: only this side writes it; the fence orders it.
         self.halves.own().endpoint.starved.fetch_add(1, Ordering::Relaxed);
@@ -237,6 +251,7 @@ impl<H: Halves> Park<H> {
     }
 
     /// Ends the waiting of a sender that has got its room, or that has given up.
+    #[inline]
     pub fn sate(&self, starved: Starved) {
         let Starved(()) = starved;
         // Relaxed: only this side writes it; read late, it costs one wake too many.
@@ -246,6 +261,7 @@ impl<H: Halves> Park<H> {
     /// The word of our own half that the peer sleeps on: what to wake.
     #[cfg(not(loom))]
     #[must_use]
+    #[inline]
     pub fn wake_word(&self) -> &AtomicU32 {
         &self.halves.own().endpoint.wake
     }
@@ -254,6 +270,7 @@ impl<H: Halves> Park<H> {
     /// and it is mapped for as long as this `Park` lives.
     #[cfg(not(loom))]
     #[must_use]
+    #[inline]
     pub fn peer_wake_word(&self) -> *const u32 {
         self.halves.peer().endpoint.wake().address()
     }
@@ -262,6 +279,7 @@ impl<H: Halves> Park<H> {
 /// Wakes the peer's sleepers, if there are any: bumps our wake word, and says what is left to do.
 ///
 /// Called behind the SeqCst fence that follows a store of something new.
+#[inline]
 pub(crate) fn wake_sleepers<H: Halves>(halves: &H) -> Wake {
     // Relaxed: ordered by the fence of the caller.
     let parked = halves.peer().endpoint.parked().relaxed();
@@ -276,6 +294,7 @@ pub(crate) fn wake_sleepers<H: Halves>(halves: &H) -> Wake {
 }
 
 /// The number of the sleep on the bell that `parked` announces.
+#[inline]
 fn announcement(parked: u64) -> Option<u32> {
     let number = (parked >> BELL_SHIFT) as u32;
     (!number.is_multiple_of(2)).then_some(number)
@@ -283,6 +302,7 @@ fn announcement(parked: u64) -> Option<u32> {
 
 impl Rung {
     /// Whether it falls to the caller to ring for this announcement: to one of all that ask.
+    #[inline]
     fn claim(&self, number: u32) -> bool {
         // Relaxed, both: nothing is published by it, see the module. Looked at first, so that the line stays
         // where it is while the sleeper takes its time. A read-modify-write, because several threads of this
@@ -290,6 +310,7 @@ impl Rung {
         self.0.load(Ordering::Relaxed) != number && self.0.swap(number, Ordering::Relaxed) != number
     }
 
+    #[inline]
     fn forget(&self) {
         // Relaxed: as in `claim`.
         self.0.store(0, Ordering::Relaxed);

@@ -28,12 +28,14 @@ pub struct Tag {
 impl Tag {
     /// Packs the tag: the kind in bits 0 to 7, the flags in 8 to 15, the number of channels in 16 to 31.
     #[must_use]
+    #[inline]
     pub const fn to_u32(self) -> u32 {
         self.kind as u32 | (self.flags as u32) << 8 | (self.channels as u32) << 16
     }
 
     /// Unpacks a tag. Every value is one; what a kind means is the session's business.
     #[must_use]
+    #[inline]
     pub const fn from_u32(tag: u32) -> Self {
         Self { kind: tag as u8, flags: (tag >> 8) as u8, channels: (tag >> 16) as u16 }
     }
@@ -68,6 +70,7 @@ impl FrameHead {
 
     /// Encodes the head.
     #[must_use]
+    #[inline]
     pub fn to_bytes(&self) -> [u8; Self::BYTES] {
         let mut bytes = [0; Self::BYTES];
         bytes[0..8].copy_from_slice(&self.conn_id.to_le_bytes());
@@ -80,6 +83,7 @@ impl FrameHead {
 
     /// Decodes a head. Every value is one; `metadata_len` is checked by [`parse`].
     #[must_use]
+    #[inline]
     pub fn from_bytes(bytes: &[u8; Self::BYTES]) -> Self {
         Self {
             conn_id: u64::from_le_bytes(part(bytes, 0)),
@@ -114,6 +118,7 @@ impl ChannelRef {
 
     /// Encodes the entry.
     #[must_use]
+    #[inline]
     pub fn to_bytes(&self) -> [u8; Self::BYTES] {
         let mut bytes = [0; Self::BYTES];
         bytes[0..8].copy_from_slice(&self.id.to_le_bytes());
@@ -124,6 +129,7 @@ impl ChannelRef {
 
     /// Decodes an entry, unchecked.
     #[must_use]
+    #[inline]
     pub fn from_bytes(bytes: &[u8; Self::BYTES]) -> Self {
         Self {
             id: u64::from_le_bytes(part(bytes, 0)),
@@ -149,6 +155,7 @@ pub struct Parts {
 /// # Errors
 ///
 /// Names the field that claims more than the body holds.
+#[inline]
 pub fn parse(tag: Tag, len: usize, head: &FrameHead) -> Result<Parts, Corrupt> {
     let overrun = |field, found: u64, most: usize| Corrupt { field, found, rule: Rule::AtMost(most as u64) };
     let Some(rest) = len.checked_sub(FrameHead::BYTES) else {
@@ -173,6 +180,7 @@ pub fn parse(tag: Tag, len: usize, head: &FrameHead) -> Result<Parts, Corrupt> {
 }
 
 /// The `N` bytes at `at`, which is a constant of the caller's that leaves room for them.
+#[inline]
 fn part<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     let mut part = [0; N];
     part.copy_from_slice(&bytes[at..at + N]);

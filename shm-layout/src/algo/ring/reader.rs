@@ -24,6 +24,7 @@ pub struct RingReader<H> {
 }
 
 impl<H: Halves> RingReader<H> {
+    #[inline]
     pub(crate) fn new(halves: Arc<H>) -> Self {
         let capacity = halves.own().ring.len() * Granule::BYTES; // both halves are laid out alike
         Self { halves, capacity, tail: 0, published: 0, head: 0 }
@@ -37,6 +38,7 @@ impl<H: Halves> RingReader<H> {
     /// # Errors
     ///
     /// When what the peer says cannot be. The link is over: nothing behind it can be found.
+    #[inline]
     pub fn next_frame(&mut self) -> Result<Option<Frame<'_, H>>, Corrupt> {
         if self.tail == self.head {
             self.refresh()?;
@@ -63,6 +65,7 @@ impl<H: Halves> RingReader<H> {
     /// # Errors
     ///
     /// When the peer's `head` cannot be.
+    #[inline]
     pub fn is_empty(&mut self) -> Result<bool, Corrupt> {
         if self.tail == self.head {
             self.refresh()?;
@@ -72,6 +75,7 @@ impl<H: Halves> RingReader<H> {
 
     /// Bytes released that the peer has not been told of.
     #[must_use]
+    #[inline]
     pub fn unpublished(&self) -> usize {
         self.tail.wrapping_sub(self.published) as usize
     }
@@ -81,6 +85,7 @@ impl<H: Halves> RingReader<H> {
     ///
     /// To be asked after every drain, also by a side that polls and never sleeps.
     #[must_use]
+    #[inline]
     pub fn should_publish(&self) -> bool {
         let unpublished = self.unpublished();
         // Relaxed: a hint, asked for again; before a sleep, `publish_consumed` looks behind a fence.
@@ -93,6 +98,7 @@ impl<H: Halves> RingReader<H> {
     /// When to is the caller's decision, see [`should_publish`](Self::should_publish), but for one thing:
     /// always before it sleeps, since the peer may wait for this very room. A store, a fence, and a look at
     /// the peer's `starved`. Nothing at all if nothing was released.
+    #[inline]
     pub fn publish_consumed(&mut self) -> Wake {
         if self.tail == self.published {
             return Wake::Nobody;
@@ -113,17 +119,20 @@ impl<H: Halves> RingReader<H> {
     }
 
     /// Bytes known to be published and not released: at most the capacity, `refresh` keeps it so.
+    #[inline]
     fn known(&self) -> usize {
         self.head.wrapping_sub(self.tail) as usize
     }
 
     /// Where `tail` stands in the ring.
+    #[inline]
     fn at(&self) -> usize {
         self.tail as usize & (self.capacity - 1)
     }
 
     /// Looks at what the peer has published. All that was known is released, so a head that went back shows
     /// as one that is too far ahead.
+    #[inline]
     fn refresh(&mut self) -> Result<(), Corrupt> {
         // Acquire: pairs with the Release store of `head` in `RingWriter::publish`; the frames up to it are
         // written.
@@ -144,6 +153,7 @@ impl<H: Halves> RingReader<H> {
     }
 
     /// The word at `tail`, read once; `None` when nothing is known to be there.
+    #[inline]
     fn word(&self) -> Result<Option<FrameWord>, Corrupt> {
         if self.known() == 0 {
             return Ok(None);
@@ -155,6 +165,7 @@ impl<H: Halves> RingReader<H> {
     }
 
     /// Releases the rest of the ring, which a pad takes.
+    #[inline]
     fn skip_pad(&mut self, pad: FrameWord) -> Result<(), Corrupt> {
         if pad != FrameWord::PAD {
             return Err(Corrupt { field: "frame.tag", found: pad.tag.into(), rule: Rule::Exactly(0) });
@@ -170,6 +181,7 @@ impl<H: Halves> RingReader<H> {
 
     /// Checks that a frame with this word lies within what is published, in one piece; gives where its body
     /// starts.
+    #[inline]
     fn check(&self, word: FrameWord) -> Result<usize, Corrupt> {
         let most = max_body(self.capacity)
             .min(self.known() - FrameWord::BYTES)
@@ -201,12 +213,14 @@ pub struct Frame<'a, H> {
 impl<H: Halves> Frame<'_, H> {
     /// What the writer tagged the frame with.
     #[must_use]
+    #[inline]
     pub fn tag(&self) -> u32 {
         self.word.tag
     }
 
     /// Bytes of the body.
     #[must_use]
+    #[inline]
     pub fn len(&self) -> usize {
         self.word.len as usize
     }
@@ -216,6 +230,7 @@ impl<H: Halves> Frame<'_, H> {
     /// # Panics
     ///
     /// When they leave the body.
+    #[inline]
     pub fn copy_to(&self, offset: usize, to: &mut [u8]) {
         let end = offset.checked_add(to.len());
         assert!(end.is_some_and(|end| end <= self.len()), "{} bytes at {offset} leave the frame", to.len());
@@ -226,6 +241,7 @@ impl<H: Halves> Frame<'_, H> {
     }
 
     /// Makes an end of the frame. The peer gets its room back with the next [`RingReader::publish_consumed`].
+    #[inline]
     pub fn release(self) {
         self.reader.tail = self.reader.tail.wrapping_add(frame_bytes(self.len()) as u64);
     }

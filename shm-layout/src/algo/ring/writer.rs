@@ -25,6 +25,7 @@ pub struct RingWriter<H> {
 }
 
 impl<H: Halves> RingWriter<H> {
+    #[inline]
     pub(crate) fn new(halves: Arc<H>) -> Self {
         let capacity = halves.own().ring.len() * Granule::BYTES;
         Self { halves, capacity, head: 0, published: 0, consumed: 0 }
@@ -32,6 +33,7 @@ impl<H: Halves> RingWriter<H> {
 
     /// Bytes of the longest body that a frame can have.
     #[must_use]
+    #[inline]
     pub fn max_frame_len(&self) -> usize {
         max_body(self.capacity)
     }
@@ -44,6 +46,7 @@ impl<H: Halves> RingWriter<H> {
     /// # Errors
     ///
     /// When there is no room now, when there never will be, or when the peer's `consumed` cannot be.
+    #[inline]
     pub fn reserve(&mut self, min: usize) -> Result<Room<'_, H>, Reserve> {
         let limit = self.max_frame_len();
         if min > limit {
@@ -64,6 +67,7 @@ impl<H: Halves> RingWriter<H> {
     /// # Errors
     ///
     /// When the peer's `consumed` cannot be.
+    #[inline]
     pub fn has_room(&mut self, min: usize) -> Result<bool, Corrupt> {
         match self.reserve(min) {
             Ok(_) => Ok(true),
@@ -76,6 +80,7 @@ impl<H: Halves> RingWriter<H> {
     ///
     /// One store for a batch, a fence, and a look at the peer's `parked`. Nothing at all if nothing was
     /// committed.
+    #[inline]
     pub fn publish(&mut self) -> Wake {
         if self.head == self.published {
             return Wake::Nobody;
@@ -92,12 +97,14 @@ impl<H: Halves> RingWriter<H> {
 
     /// Bytes that are free as far as this side knows, frame words and pads included.
     #[must_use]
+    #[inline]
     pub fn free(&self) -> usize {
         // No underflow: `place` and `refresh` keep head - consumed within the capacity.
         self.capacity - self.head.wrapping_sub(self.consumed) as usize
     }
 
     /// Where a frame with a body of at least `min` bytes can start, as far as this side knows.
+    #[inline]
     fn place(&self, min: usize) -> Option<Place> {
         let (free, at) = (self.free(), self.at());
         let to_end = self.capacity - at;
@@ -111,16 +118,19 @@ impl<H: Halves> RingWriter<H> {
     }
 
     /// Bytes of the longest body of a frame in `bytes` of the ring, which hold a frame word at least.
+    #[inline]
     fn body_in(&self, bytes: usize) -> usize {
         self.max_frame_len().min(bytes - FrameWord::BYTES)
     }
 
     /// Where `head` stands in the ring.
+    #[inline]
     fn at(&self) -> usize {
         self.head as usize & (self.capacity - 1)
     }
 
     /// Looks at what the peer has consumed.
+    #[inline]
     fn refresh(&mut self) -> Result<(), Corrupt> {
         // Acquire: pairs with the Release store of `consumed` in `RingReader::publish_consumed`; the reader's
         // copies out of these bytes happen before we overwrite them.
@@ -155,6 +165,7 @@ pub enum Reserve {
 }
 
 impl fmt::Display for Reserve {
+    #[inline]
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Full => write!(f, "the ring has no room now"),
@@ -192,12 +203,14 @@ pub struct Room<'a, H> {
 impl<H: Halves> Room<'_, H> {
     /// Bytes that there is room for.
     #[must_use]
+    #[inline]
     pub fn len(&self) -> usize {
         self.place.room
     }
 
     /// The bytes of the body, to be written in place. They hold whatever was there before.
     #[cfg(not(loom))] // loom has to see each access: models use `write_at`
+    #[inline]
     pub fn bytes(&mut self) -> &mut [u8] {
         // SAFETY: in bounds: `place` is within the ring, by our own capacity (and checked by the callee).
         // Alone: the bytes from head to consumed + capacity are free, so the reader is not there, and the
@@ -212,6 +225,7 @@ impl<H: Halves> Room<'_, H> {
     /// # Panics
     ///
     /// When they leave the room.
+    #[inline]
     pub fn write_at(&mut self, offset: usize, bytes: &[u8]) {
         let end = offset.checked_add(bytes.len());
         assert!(end.is_some_and(|end| end <= self.len()), "{} bytes at {offset} leave the room", bytes.len());
@@ -225,6 +239,7 @@ impl<H: Halves> Room<'_, H> {
     /// # Panics
     ///
     /// When `len` is more than there is room for.
+    #[inline]
     pub fn commit(self, tag: u32, len: usize) {
         let Place { frame, pad, room } = self.place;
         assert!(len <= room, "{len} bytes in a room for {room}");
