@@ -103,6 +103,10 @@ impl<T> Tx<T> {
 impl<T: Serialize + 'static> Tx<T> {
     /// Sends one value, and waits while the stream's window is used up or the link is full.
     ///
+    /// Values that a task sends one behind the other become visible to the peer in batches: the first at once, the
+    /// others after a few, or when the task waits for something. A task that computes for long after several sends
+    /// lets the last of them out with `tokio::task::yield_now().await`.
+    ///
     /// # Errors
     ///
     /// [`SendError::Closed`] when the receiver is gone, [`SendError::Ended`] when the link is, and

@@ -83,7 +83,7 @@ impl<W> StreamSender<W> {
         waiting == 0 || waiting.saturating_add(len) <= self.capacity
     }
 
-    /// Refuses a frame of `len` bytes for now.
+    /// Refuses a frame of `len` bytes until there is room.
     fn full(&mut self, len: usize) -> SendFault {
         self.refused = len;
         SendFault::Full
