@@ -13,9 +13,7 @@
 //! Until its handle is decoded, a channel that arrived does not know its direction; elements that come for
 //! it are kept, since Data may follow its Request or Response at once.
 //!
-//! Elements are kept encoded, `[length u32][bytes]` one behind the other. The reader takes the whole
-//! vector in exchange for its empty one, so that elements cost no allocation and the lock is taken once for
-//! a batch.
+//! Elements are kept encoded, see `elements`.
 //!
 //! Order of locks: session, then outgoing, then `state`.
 
@@ -31,7 +29,7 @@ use std::{
 
 use super::{
     connection::Connection,
-    elements::append,
+    elements::Elements,
     errors::Refusal,
     hub::Hub,
     waiters::{Waiters, lock, wake_all},
@@ -100,7 +98,7 @@ pub(crate) enum End {
 
 pub(crate) struct State {
     pub(crate) way: Way,
-    pub(crate) queue: Vec<u8>,
+    pub(crate) queue: Elements,
     pub(crate) end: Option<End>,
     pub(crate) reader: Option<Waker>,
     pub(crate) writers: Waiters,
@@ -147,7 +145,7 @@ impl Channel {
             over: AtomicBool::new(false),
             state: Mutex::new(State {
                 way,
-                queue: Vec::new(),
+                queue: Elements::default(),
                 end: None,
                 reader: None,
                 writers: Waiters::default(),
@@ -217,7 +215,7 @@ impl Channel {
 
     /// One of its halves went out in a message: the other one is remote from now on. `unread` is what the
     /// reader had taken out of the queue and not looked at.
-    pub(crate) fn passed(&self, half: Half, remote: Remote, keeps: Connection, unread: Vec<u8>) -> Passed {
+    pub(crate) fn passed(&self, half: Half, remote: Remote, keeps: Connection, unread: Elements) -> Passed {
         let mut state = lock(&self.state);
         // A half that is gone keeps nothing: its drop has been.
         state.keeps = state.end.is_none().then_some(keeps);
@@ -250,7 +248,7 @@ impl Channel {
     }
 
     /// What waits in the queue of a channel on its way to being direct. `None`: nothing, and it is direct now.
-    pub(crate) fn take_queue(self: &Arc<Self>) -> Option<Vec<u8>> {
+    pub(crate) fn take_queue(self: &Arc<Self>) -> Option<Elements> {
         let mut state = lock(&self.state);
         if !state.queue.is_empty() {
             return Some(mem::take(&mut state.queue));
@@ -267,12 +265,12 @@ impl Channel {
         None
     }
 
-    /// Elements arrived from the peer: `elements`, as the queue keeps them, of `len` bytes of payload in all.
+    /// Elements arrived from the peer: `elements`, of `len` bytes of payload in all.
     /// Returns the reader to wake. `elements` comes back empty, with room to be used again.
     pub(crate) fn push(
         &self,
         channel_id: u64,
-        elements: &mut Vec<u8>,
+        elements: &mut Elements,
         len: usize,
     ) -> Result<Option<Waker>, Violation> {
         let mut state = lock(&self.state);
@@ -289,11 +287,7 @@ impl Channel {
             sent,
             granted,
         })?;
-        if state.queue.is_empty() {
-            mem::swap(&mut state.queue, elements);
-        } else {
-            state.queue.append(elements);
-        }
+        state.queue.append(elements);
         Ok(state.reader.take())
     }
 
@@ -312,7 +306,7 @@ impl Channel {
         if state.window.received(element.len()).is_err() {
             return Err(Full::Now);
         }
-        append(&mut state.queue, element);
+        state.queue.push(element);
         Ok(state.reader.take())
     }
 
@@ -367,7 +361,7 @@ impl Channel {
 pub(crate) enum Passed {
     Done,
     /// What was sent before, or the end of it, has to go out by a task of its own.
-    Pump(Vec<Vec<u8>>),
+    Pump(Vec<Elements>),
     /// The half that stayed is gone already: the peer has to be told.
     Reset,
 }

@@ -21,7 +21,7 @@ use super::{
     channel::{Channel, End, Unclaimed, Way},
     connection::Connection,
     dispatch::IncomingRequest,
-    elements::append,
+    elements::Elements,
     hub::{Hub, Local},
     respond::Responder,
     slot::{Answer, CallSlot, Outcome},
@@ -49,7 +49,7 @@ struct Run {
     channel: Arc<Channel>,
     conn_id: u64,
     channel_id: u64,
-    elements: Vec<u8>,
+    elements: Elements,
     /// Bytes of payload.
     len: usize,
 }
@@ -57,7 +57,7 @@ struct Run {
 impl Run {
     #[inline]
     fn push(&mut self, payload: &[u8]) {
-        append(&mut self.elements, payload);
+        self.elements.push(payload);
         self.len += payload.len();
     }
 }

@@ -1,23 +1,132 @@
-//! Elements of a stream as they wait to be read: `[length u32][bytes]`, one behind the other.
+//! Elements of a stream as they wait to be read.
 //!
-//! The reader takes the whole vector in exchange for its empty one, so that elements cost no allocation and
-//! the channel's lock is taken once for a batch.
+//! The reader takes all of them in exchange for its empty buffer, so that elements cost no allocation and the
+//! channel's lock is taken once for a batch.
+//!
+//! Elements of zero bytes cost their sender no credit: the wire's credit counts the bytes of payloads (protocol
+//! section 6), and a receiver that charged more would wait for bytes that a foreign peer does not know to be
+//! due, or call an overrun what is none. So a peer may send any number of them to a reader that does not read.
+//! They are not stored but counted: a run of them takes as much room as one. Runs are parted by elements that
+//! have bytes, and those cost credit, which so bounds the memory that a channel takes.
 
 use std::mem;
+
+/// Elements in their order: `[length u32][bytes]` one behind the other, and `[0 u32][count u64]` for a run of
+/// those of zero bytes.
+///
+/// Invariant: behind each run in `bytes` stands an element that has bytes.
+#[derive(Default)]
+pub(crate) struct Elements {
+    bytes: Vec<u8>,
+    /// How many of zero bytes come behind `bytes`.
+    empty: u64,
+}
+
+impl Elements {
+    /// Whether there are none.
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.bytes.is_empty() && self.empty == 0
+    }
+
+    /// Appends an element.
+    #[inline]
+    pub(crate) fn push(&mut self, element: &[u8]) {
+        if element.is_empty() {
+            self.empty += 1;
+            return;
+        }
+        if self.empty > 0 {
+            self.write_run();
+        }
+        // Elements are bounded by the payload limit, which is a u32.
+        let length = u32::try_from(element.len()).unwrap_or(u32::MAX);
+        self.bytes.reserve(LENGTH + element.len());
+        self.bytes.extend_from_slice(&length.to_le_bytes());
+        self.bytes.extend_from_slice(element);
+    }
+
+    /// Appends all of `more`, which is left empty, with room to be used again.
+    pub(crate) fn append(&mut self, more: &mut Elements) {
+        if self.is_empty() {
+            mem::swap(self, more);
+            return;
+        }
+        if !more.bytes.is_empty() {
+            // Two runs that meet become one.
+            if let Some(count) = more.first_run() {
+                *count = (u64::from_le_bytes(*count) + mem::take(&mut self.empty)).to_le_bytes();
+            }
+            self.write_run();
+            self.bytes.append(&mut more.bytes);
+        }
+        self.empty += mem::take(&mut more.empty);
+    }
+
+    /// Forgets all of them, and keeps the room.
+    pub(crate) fn clear(&mut self) {
+        self.bytes.clear();
+        self.empty = 0;
+    }
+
+    /// The bytes of memory that this takes.
+    pub(crate) fn capacity(&self) -> usize {
+        self.bytes.capacity()
+    }
+
+    /// Stores the run at the end, since elements with bytes come behind it.
+    fn write_run(&mut self) {
+        if self.empty > 0 {
+            self.bytes.extend_from_slice(&RUN);
+            self.bytes.extend_from_slice(&mem::take(&mut self.empty).to_le_bytes());
+        }
+    }
+
+    /// The count of the run that `bytes` begins with, if it does.
+    fn first_run(&mut self) -> Option<&mut [u8; COUNT]> {
+        let (head, rest) = self.bytes.split_first_chunk_mut()?;
+        if *head == RUN { rest.first_chunk_mut() } else { None }
+    }
+}
+
+/// Bytes in front of each element.
+const LENGTH: usize = size_of::<u32>();
+
+/// What stands in front of a run's count, where others have their length.
+const RUN: [u8; LENGTH] = [0; LENGTH];
+
+/// Bytes of a run's count.
+const COUNT: usize = size_of::<u64>();
 
 /// The reader's private part: a batch of elements, taken out of the queue at once.
 #[derive(Default)]
 pub(crate) struct Reading {
-    batch: Vec<u8>,
+    batch: Elements,
+    /// Where in the batch's bytes it goes on.
     at: usize,
+    /// What is left of a run of elements of zero bytes that was begun. They come before those at `at`.
+    run: u64,
     /// Bytes handed to the application that the window has not heard of.
     taken: usize,
 }
 
 impl Reading {
     /// The next element of the batch.
+    #[inline]
     pub(crate) fn next(&mut self) -> Option<&[u8]> {
-        let (length, rest) = self.batch.get(self.at..)?.split_first_chunk()?;
+        if self.run > 0 {
+            self.run -= 1;
+            return Some(&[]);
+        }
+        let Some((length, rest)) = self.batch.bytes.get(self.at..)?.split_first_chunk() else {
+            self.run = mem::take(&mut self.batch.empty).checked_sub(1)?;
+            return Some(&[]);
+        };
+        if *length == RUN {
+            self.run = u64::from_le_bytes(*rest.first_chunk()?).checked_sub(1)?;
+            self.at += LENGTH + COUNT;
+            return Some(&[]);
+        }
         let element = rest.get(..u32::from_le_bytes(*length) as usize)?;
         self.at += LENGTH + element.len();
         self.taken += element.len();
@@ -25,16 +134,17 @@ impl Reading {
     }
 
     /// Exchanges the used batch for what is queued. `false`: nothing is.
-    pub(crate) fn refill(&mut self, queue: &mut Vec<u8>) -> bool {
+    pub(crate) fn refill(&mut self, queue: &mut Elements) -> bool {
         self.batch.clear();
         self.at = 0;
+        self.run = 0;
         mem::swap(&mut self.batch, queue);
         !self.batch.is_empty()
     }
 
     /// Makes a batch of elements that were queued elsewhere.
-    pub(crate) fn of(batch: Vec<u8>) -> Self {
-        Reading { batch, at: 0, taken: 0 }
+    pub(crate) fn of(batch: Elements) -> Self {
+        Reading { batch, ..Reading::default() }
     }
 
     /// Bytes handed out since the last call.
@@ -48,20 +158,13 @@ impl Reading {
     }
 
     /// A copy of what is left of the batch.
-    pub(crate) fn unread(&self) -> Vec<u8> {
-        self.batch.get(self.at..).unwrap_or_default().to_vec()
+    pub(crate) fn unread(&self) -> Elements {
+        let bytes = self.batch.bytes.get(self.at..).unwrap_or_default().to_vec();
+        let mut unread = Elements { bytes: Vec::new(), empty: self.run };
+        unread.append(&mut Elements { bytes, empty: self.batch.empty });
+        unread
     }
 }
 
-/// Bytes in front of each queued element.
-const LENGTH: usize = size_of::<u32>();
-
-/// Appends an element to a queue.
-#[inline]
-pub(crate) fn append(queue: &mut Vec<u8>, element: &[u8]) {
-    // Elements are bounded by the payload limit, which is a u32.
-    let length = u32::try_from(element.len()).unwrap_or(u32::MAX);
-    queue.reserve(LENGTH + element.len());
-    queue.extend_from_slice(&length.to_le_bytes());
-    queue.extend_from_slice(element);
-}
+#[cfg(test)]
+mod tests;

@@ -9,7 +9,10 @@ use std::{
     sync::Arc,
 };
 
-use super::channel::{Channel, Half, Pass, Unclaimed};
+use super::{
+    channel::{Channel, Half, Pass, Unclaimed},
+    elements::Elements,
+};
 use crate::{
     link::{EncodeFault, message::HandleFault},
     session::channels::STEP,
@@ -30,7 +33,7 @@ pub(crate) struct Bound {
     pub(crate) half: Half,
     pub(crate) id: u64,
     /// What its reader had taken out of the queue and not looked at.
-    pub(crate) unread: Vec<u8>,
+    pub(crate) unread: Elements,
 }
 
 thread_local! {
@@ -70,7 +73,7 @@ impl Drop for Restore {
 
 /// A handle is being encoded: the id that stands for it, or `None` when it cannot be passed here.
 #[inline]
-pub(crate) fn bind(channel: &Arc<Channel>, half: Half, unread: impl FnOnce() -> Vec<u8>) -> Option<u64> {
+pub(crate) fn bind(channel: &Arc<Channel>, half: Half, unread: impl FnOnce() -> Elements) -> Option<u64> {
     ENCODING.with_borrow_mut(|scope| {
         let Some(scope) = scope.as_mut() else {
             MISPLACED.set(true);

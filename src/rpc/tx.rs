@@ -24,7 +24,7 @@ use super::{
     block::block_on,
     channel::{Channel, End, Full, Half, Remote, Unclaimed, Way},
     connection::Connection,
-    elements::Reading,
+    elements::{Elements, Reading},
     errors::{Blocked, Failed, Refusal, SendError, refusal, sort},
     method_id::TX_FIELD,
     rx::Rx,
@@ -294,7 +294,7 @@ fn encoded(encode: &mut Encode<'_>) -> Result<Vec<u8>, SendError> {
 
 /// Sends elements that were queued before their channel was remote, then those that were queued meanwhile;
 /// then the channel is direct. Keeps the link open until all of them are out.
-pub(crate) async fn pump(channel: Arc<Channel>, queued: Vec<Vec<u8>>, _keeps: Connection) {
+pub(crate) async fn pump(channel: Arc<Channel>, queued: Vec<Elements>, _keeps: Connection) {
     let mut batches = std::collections::VecDeque::from(queued);
     loop {
         let Some(batch) = batches.pop_front().or_else(|| channel.take_queue()) else {
@@ -421,7 +421,7 @@ impl<T> fmt::Debug for Tx<T> {
 /// Binds the channel while a call's arguments or result are encoded; refuses elsewhere.
 impl<T> Serialize for Tx<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let id = scope::bind(&self.channel, Half::Tx, Vec::new)
+        let id = scope::bind(&self.channel, Half::Tx, Elements::default)
             .ok_or_else(|| serde::ser::Error::custom("a stream's handle cannot be passed here"))?;
         serializer.serialize_u64(id)
     }

@@ -31,6 +31,7 @@ use super::{
     channel::Channel,
     connection::{Connection, Guard},
     dispatch::ServiceDispatcher,
+    elements::Elements,
     outgoing::Outgoing,
     slot::CallSlot,
     waiters::{Waiters, lock},
@@ -71,7 +72,7 @@ pub(crate) struct Hub {
     starving_any: AtomicBool,
     driver: Mutex<Option<Waker>>,
     callers: Mutex<Callers>,
-    spare: Mutex<Vec<u8>>,
+    spare: Mutex<Elements>,
     /// The driver has been woken to flush, and has not done so yet.
     flush_due: AtomicBool,
     pub(crate) runtime: Handle,

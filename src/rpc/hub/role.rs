@@ -3,7 +3,10 @@
 use std::{mem, sync::MutexGuard, task::Waker};
 
 use super::Hub;
-use crate::{link::Receiver, rpc::waiters::lock};
+use crate::{
+    link::Receiver,
+    rpc::{elements::Elements, waiters::lock},
+};
 
 impl Hub {
     /// Whether others than the driver may take the receive role. On links whose receiver is woken through the
@@ -57,12 +60,12 @@ impl Hub {
     }
 
     /// An empty buffer for elements, with the room that the last one had.
-    pub(crate) fn take_spare(&self) -> Vec<u8> {
+    pub(crate) fn take_spare(&self) -> Elements {
         mem::take(&mut lock(&self.spare))
     }
 
     /// Takes it back.
-    pub(crate) fn keep_spare(&self, mut buffer: Vec<u8>) {
+    pub(crate) fn keep_spare(&self, mut buffer: Elements) {
         if buffer.capacity() <= 4 * self.limits.initial_channel_credit as usize {
             buffer.clear();
             *lock(&self.spare) = buffer;

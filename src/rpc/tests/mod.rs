@@ -3,6 +3,7 @@
 //!
 //! | file | the other side is |
 //! |---|---|
+//! | `empty` | a service of this library, for once |
 //! | `peer` | a peer that writes messages of its own to a link within the process |
 //! | `waits` | parts of a link that answer as the test wants |
 //! | `segment` | a peer on shared memory that handles its credit itself |
@@ -10,6 +11,7 @@
 //! Every runtime here has one thread: between two awaits of a test none of its tasks does anything. Each test
 //! was seen to fail with its fix taken back; its documentation says which.
 
+mod empty;
 mod peer;
 #[cfg(target_os = "linux")]
 mod segment;
