@@ -2,7 +2,7 @@
 
 use std::{fmt, io, sync::Arc};
 
-/// Why a link is over. Every call and channel that was open on it fails with this.
+/// Why a link is over, or one of its connections. Every call and channel that was open on it fails with this.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LinkEnd {
@@ -51,6 +51,27 @@ pub enum LinkEnd {
     /// The system refused to carry the link on.
     #[error("the link failed: {0}")]
     Io(#[source] Arc<io::Error>),
+    /// One virtual connection is over; its link goes on.
+    #[error(transparent)]
+    Connection(#[from] ConnectionEnd),
+}
+
+/// Why a virtual connection is over while its link goes on (protocol section 7).
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConnectionEnd {
+    /// This side closed it: its last handle was dropped, or it was told to close.
+    #[error("the connection was closed by this side")]
+    Closed,
+    /// The peer closed it. An empty reason is a normal end.
+    #[error("the connection was closed by the peer{}", Reason(.reason))]
+    Goodbye {
+        /// The reason that the peer gave: empty, or a rule id of the protocol.
+        reason: Arc<str>,
+    },
+    /// The peer broke a rule of the protocol on it; it was told which in a Goodbye.
+    #[error("the connection was closed since the peer broke the protocol: {0}")]
+    Violation(#[from] Violation),
 }
 
 impl From<io::Error> for LinkEnd {

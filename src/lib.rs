@@ -116,6 +116,8 @@
 //! | give a call a timeout or metadata, or make it from a plain thread | [`Call`] |
 //! | stream | [`Tx`], [`Rx`], [`channel()`] |
 //! | know who calls, call back from a handler | [`Context`] |
+//! | open further connections on a link, each with a service of its own | [`Connection::connect`], [`Options::on_connect`] |
+//! | end gracefully | [`Connection::drain`], [`Connection::close`] |
 //! | know how a link ended | [`Connection::closed`], [`LinkEnd`] |
 //!
 //! The example `host_and_cell` does all of the first rows, and measures what a call costs over each link.
@@ -124,13 +126,14 @@
 //!
 //! Nothing that a peer does can hang or crash this side. A peer that dies, exits or breaks the protocol ends
 //! its link: every call and stream that is open on it fails with the [`LinkEnd`], which says how. Other links
-//! notice nothing.
+//! notice nothing. What it breaks on a virtual connection ends that connection alone ([`ConnectionEnd`]).
 //!
 //! | an operation | fails with | which tells apart |
 //! |---|---|---|
 //! | a call | [`CallError`] | the service said no; the peer does not know the method, could not read the arguments, cancelled; time ran out; the link is gone; refused here |
 //! | a send, a receive | [`SendError`], [`RecvError`] | the other side is done; the link is gone; refused here |
 //! | opening a link | `SpawnError`, `AttachError`, [`stream::HandshakeError`] | who did not agree, and on what; a cell's exit status and last words |
+//! | opening a virtual connection | [`ConnectError`] | the peer rejected, and why; the link is gone; refused here |
 //! | a link, while it runs | [`LinkEnd`] | closed here; goodbye; exit code; signal; a rule broken ([`Violation`]) |
 //!
 //! What is refused here ([`Refusal`]) was never sent, and names the limit and the setting that widens it.
@@ -178,7 +181,7 @@ mod settings;
 #[cfg(target_os = "linux")]
 mod shm;
 
-pub use error::{LinkEnd, Violation};
+pub use error::{ConnectionEnd, LinkEnd, Violation};
 #[cfg(target_os = "linux")]
 pub use open::cell::{Cell, cell, spawn, spawn_with};
 pub use open::{local, stream};
@@ -186,10 +189,12 @@ pub use postcard_schema;
 pub use postcard_schema::Schema;
 pub use rpc::{
     call::Call,
-    connection::Connection,
+    connect::ConnectOptions,
+    connection::{Connection, Drained},
     context::Context,
     dispatch::{Dispatch, IncomingRequest, ServiceDispatcher},
-    errors::{CallError, Never, RecvError, Refusal, SendError},
+    errors::{CallError, ConnectError, Never, RecvError, Refusal, SendError},
+    incoming::IncomingConnection,
     method::{Method, Service},
     method_id::MethodId,
     options::Options,

@@ -16,6 +16,7 @@ pub struct Settings {
     pub(crate) max_payload_size: u32,
     pub(crate) initial_channel_credit: u32,
     pub(crate) max_concurrent_requests: u32,
+    pub(crate) max_connections: u32,
     pub(crate) max_parked_messages: u32,
     pub(crate) handshake_timeout: Duration,
     pub(crate) send_buffer: u32,
@@ -30,6 +31,7 @@ impl Default for Settings {
             max_payload_size: 1 << 20,
             initial_channel_credit: 64 << 10,
             max_concurrent_requests: 4096,
+            max_connections: 1024,
             max_parked_messages: 65_536,
             handshake_timeout: Duration::from_secs(5),
             send_buffer: 256 << 10,
@@ -56,10 +58,19 @@ impl Settings {
         self
     }
 
-    /// How many of the peer's requests may run here at once. Default: 4096. What comes beyond is answered
-    /// `Cancelled` without running.
+    /// How many of the peer's requests may run here at once, on all connections of the link. Default: 4096. What
+    /// comes beyond is answered `Cancelled` without running. A request counts until its handler is gone, also
+    /// when it was cancelled before.
     pub fn max_concurrent_requests(mut self, requests: u32) -> Self {
         self.max_concurrent_requests = requests;
+        self
+    }
+
+    /// How many virtual connections a link may have, opened and asked for by either side. Default: 1024. The peer's
+    /// wishes beyond that are rejected, and this side's refused. See
+    /// [`Connection::connect`](crate::Connection::connect).
+    pub fn max_connections(mut self, connections: u32) -> Self {
+        self.max_connections = connections;
         self
     }
 

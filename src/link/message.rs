@@ -25,21 +25,19 @@ pub(crate) enum Head<'a> {
 }
 
 impl Head<'_> {
-    /// The message's number in the table of protocol section 2.
-    pub(crate) const fn kind(&self) -> u64 {
+    /// The connection that the message is for. `None`: it is the link's.
+    #[inline]
+    pub(crate) const fn conn_id(&self) -> Option<u64> {
         match self {
-            Head::Hello { .. } => 0,
-            Head::Connect { .. } => 1,
-            Head::Accept { .. } => 2,
-            Head::Reject { .. } => 3,
-            Head::Goodbye { .. } => 4,
-            Head::Request { .. } => 5,
-            Head::Response { .. } => 6,
-            Head::Cancel { .. } => 7,
-            Head::Data { .. } => 8,
-            Head::Close { .. } => 9,
-            Head::Reset { .. } => 10,
-            Head::Credit { .. } => 11,
+            Head::Hello { .. } | Head::Connect { .. } | Head::Accept { .. } | Head::Reject { .. } => None,
+            Head::Goodbye { conn_id, .. }
+            | Head::Request { conn_id, .. }
+            | Head::Response { conn_id, .. }
+            | Head::Cancel { conn_id, .. }
+            | Head::Data { conn_id, .. }
+            | Head::Close { conn_id, .. }
+            | Head::Reset { conn_id, .. }
+            | Head::Credit { conn_id, .. } => Some(*conn_id),
         }
     }
 }
@@ -195,6 +193,8 @@ pub(crate) struct Parked {
 enum ParkedHead {
     Goodbye { conn_id: u64, reason: Box<str> },
     Response { conn_id: u64, request_id: u64, metadata: Box<[u8]> },
+    Accept { request_id: u64, conn_id: u64, metadata: Box<[u8]> },
+    Reject { request_id: u64, reason: Box<str>, metadata: Box<[u8]> },
     Plain(Head<'static>),
 }
 
@@ -209,6 +209,12 @@ impl Parked {
             Head::Response { conn_id, request_id, metadata } => {
                 ParkedHead::Response { conn_id, request_id, metadata: metadata.into() }
             }
+            Head::Accept { request_id, conn_id, metadata } => {
+                ParkedHead::Accept { request_id, conn_id, metadata: metadata.into() }
+            }
+            Head::Reject { request_id, reason, metadata } => {
+                ParkedHead::Reject { request_id, reason: reason.into(), metadata: metadata.into() }
+            }
             Head::Cancel { conn_id, request_id } => ParkedHead::Plain(Head::Cancel { conn_id, request_id }),
             Head::Data { conn_id, channel_id } => ParkedHead::Plain(Head::Data { conn_id, channel_id }),
             Head::Close { conn_id, channel_id } => ParkedHead::Plain(Head::Close { conn_id, channel_id }),
@@ -216,11 +222,7 @@ impl Parked {
             Head::Credit { conn_id, channel_id, bytes } => {
                 ParkedHead::Plain(Head::Credit { conn_id, channel_id, bytes })
             }
-            Head::Hello { .. }
-            | Head::Connect { .. }
-            | Head::Accept { .. }
-            | Head::Reject { .. }
-            | Head::Request { .. } => {
+            Head::Hello { .. } | Head::Connect { .. } | Head::Request { .. } => {
                 return Err(EncodeFault::Handle(HandleFault::Misplaced));
             }
         };
@@ -233,6 +235,12 @@ impl Parked {
             ParkedHead::Goodbye { conn_id, reason } => Head::Goodbye { conn_id: *conn_id, reason },
             ParkedHead::Response { conn_id, request_id, metadata } => {
                 Head::Response { conn_id: *conn_id, request_id: *request_id, metadata }
+            }
+            ParkedHead::Accept { request_id, conn_id, metadata } => {
+                Head::Accept { request_id: *request_id, conn_id: *conn_id, metadata }
+            }
+            ParkedHead::Reject { request_id, reason, metadata } => {
+                Head::Reject { request_id: *request_id, reason, metadata }
             }
             ParkedHead::Plain(head) => *head,
         }

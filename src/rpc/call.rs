@@ -18,9 +18,12 @@ use tokio::time::Sleep;
 
 use super::{
     block::block_on_link,
+    clock::now,
+    connect::encoded,
     connection::Connection,
+    context::Context,
     deliver::Deliver,
-    errors::{Blocked, CallError, Failed, Refusal, sort},
+    errors::{CallError, Obstacle, Refusal, sort},
     hub::Hub,
     method::Method,
     respond::BindingBody,
@@ -30,9 +33,8 @@ use super::{
     wire::{Arguments, decode_value},
 };
 use crate::{
-    error::LinkEnd,
     link::Head,
-    session::{ROOT, answer::Verdict, deadlines::Due, metadata::Metadata},
+    session::{answer::Verdict, deadlines::Due, metadata::Metadata},
 };
 
 /// A call that has been prepared. It does nothing until it is polled or [blocked](Call::block) on.
@@ -109,6 +111,9 @@ impl<A, T, E> Call<A, T, E> {
     /// Gives the call a time limit: it fails with [`CallError::TimedOut`] when that is over, and its handler
     /// is stopped. The time runs from the first poll, and travels with the request as `timeout-ns`
     /// (protocol section 4). Exact to a millisecond or so.
+    ///
+    /// A call that a handler makes has no more time than the handler itself, also without this: what is left of
+    /// [`Context::deadline`](crate::Context::deadline) travels with it.
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
@@ -126,16 +131,30 @@ impl<A, T, E> Call<A, T, E> {
         self.method
     }
 
+    /// When the call is over: by its own timeout, by an entry `timeout-ns` of its metadata, or by the deadline of
+    /// the handler that makes it, whichever is first. What is left of that is the call's timeout from now on, so
+    /// that deadlines shrink from hop to hop.
+    fn settle_deadline(&mut self) -> Result<Option<Instant>, CallError<E>> {
+        let carried = self.metadata.timeout();
+        let inherited = Context::current_deadline();
+        if self.timeout.is_none() && carried.is_none() && inherited.is_none() {
+            return Ok(None);
+        }
+        let now = now();
+        let left = inherited.map(|deadline| deadline.saturating_duration_since(now));
+        self.timeout = [self.timeout, carried, left].into_iter().flatten().min();
+        if left.is_some_and(|left| left.is_zero()) {
+            return Err(timed_out(self.timeout));
+        }
+        Ok(self.timeout.and_then(|timeout| now.checked_add(timeout)))
+    }
+
     /// The metadata of the request as it goes out.
     fn encoded_metadata(&mut self) -> Result<Vec<u8>, Refusal> {
         if let Some(timeout) = self.timeout {
-            let nanos = u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
-            self.metadata.push(Metadata::TIMEOUT, nanos);
+            self.metadata.set_timeout(timeout);
         }
-        self.metadata.check()?;
-        self.metadata
-            .encode()
-            .map_err(|error| Refusal::Serialize(super::errors::postcard_text::Text::new(error)))
+        encoded(&self.metadata)
     }
 }
 
@@ -144,7 +163,7 @@ impl<A: Arguments, T, E> Call<A, T, E> {
     /// the task's waker behind.
     fn poll_start(&mut self, cx: &mut TaskContext<'_>) -> Poll<Result<bool, CallError<E>>> {
         if let State::New = self.state {
-            let deadline = self.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+            let deadline = self.settle_deadline()?;
             let metadata = self.encoded_metadata()?;
             self.state = State::Blocked { deadline, metadata, timer: None };
         }
@@ -154,24 +173,12 @@ impl<A: Arguments, T, E> Call<A, T, E> {
             return Poll::Ready(Ok(false));
         };
         let hub = self.connection.hub();
-        let mut waits_for = None;
-        loop {
-            let blocked = match send_request(&self.connection, self.method, arguments, metadata, *deadline) {
-                Ok(Sent { slot, request_id, alone }) => {
-                    self.state = State::Waiting { slot, request_id };
-                    self.arguments = None;
-                    return Poll::Ready(Ok(alone));
-                }
-                Err(Ok(blocked)) => blocked,
-                Err(Err(failed)) => return Poll::Ready(Err(failed.into())),
-            };
-            // Leave the waker behind, and try once more: what came in between is not missed. What is in the
-            // way then may be something else.
-            if waits_for == Some(blocked) {
-                break;
-            }
-            hub.wait_for(blocked, cx.waker());
-            waits_for = Some(blocked);
+        let attempt = || send_request(&self.connection, self.method, arguments, metadata, *deadline);
+        if let Poll::Ready(sent) = hub.poll_attempt(cx, attempt) {
+            let Sent { slot, request_id, alone } = sent?;
+            self.state = State::Waiting { slot, request_id };
+            self.arguments = None;
+            return Poll::Ready(Ok(alone));
         }
         let Some(at) = *deadline else { return Poll::Pending };
         let timer = timer.get_or_insert_with(|| {
@@ -193,37 +200,39 @@ struct Sent {
     alone: bool,
 }
 
-/// Encodes a request into the link and registers the call. `Err(Ok(_))`: not now.
-fn send_request<A: Arguments>(
+/// Encodes a request into the link and registers the call.
+fn send_request<A: Arguments, E>(
     connection: &Connection,
     method: &'static Method,
     arguments: &A,
     metadata: &[u8],
     deadline: Option<Instant>,
-) -> Result<Sent, Result<Blocked, Failed>> {
-    let hub = connection.hub();
+) -> Result<Sent, Obstacle<CallError<E>>> {
+    let (hub, conn) = (connection.hub(), connection.key());
     let mut session = lock(&hub.session);
     hub.check_open().map_err(sort)?;
-    let Some(open) = session.connection(ROOT) else { return Err(Err(Failed::Ended(LinkEnd::Closed))) };
+    let Some(open) = session.connection(conn) else {
+        return Err(Obstacle::Final(CallError::Ended(connection.state().end())));
+    };
     let (request_id, first_channel) = (open.calls.next_id(), open.channels.next_id());
     let mut encode = |out: &mut crate::link::Encoder<'_>, first_id: u64| {
         scope::encoding(first_id, || arguments.encode(out))
     };
     let mut body = BindingBody::new(hub, first_channel, &mut encode);
-    let head = Head::Request { conn_id: ROOT, request_id, method_id: method.id.get(), metadata };
+    let head = Head::Request { conn_id: conn.id, request_id, method_id: method.id.get(), metadata };
     let mut out = lock(&hub.out);
     hub.noted(out.send(&head, &mut body)).map_err(sort)?;
     let slot = CallSlot::new();
     open.calls.start(Arc::clone(&slot), body.channels(), deadline);
     let alone = open.calls.in_flight() == 1;
-    body.adopt(connection, &mut session, ROOT);
+    body.adopt(connection, &mut session, conn);
     if alone {
         hub.published(out.publish());
     } else {
         hub.publish_soon(&mut out);
     }
     if let Some(at) = deadline
-        && session.deadlines.add(at, Due::Call { conn_id: ROOT, request_id })
+        && session.deadlines.add(at, Due::Call { conn, request_id })
     {
         hub.wake_driver();
     }
@@ -326,15 +335,15 @@ impl<A, T, E> Drop for Call<A, T, E> {
     /// when it arrives; or in the slot already, which drops it, and resets what it opened.
     fn drop(&mut self) {
         if let State::Waiting { slot, request_id } = &self.state {
-            let (hub, request_id) = (self.connection.hub(), *request_id);
+            let (hub, conn, request_id) = (self.connection.hub(), self.connection.key(), *request_id);
             let mut session = lock(&hub.session);
-            let abandoned = session.connection(ROOT).and_then(|open| open.calls.abandon(request_id));
+            let abandoned = session.connection(conn).and_then(|open| open.calls.abandon(request_id));
             if let Some((_, Some(at))) = &abandoned {
-                session.deadlines.remove_call(*at, ROOT, request_id);
+                session.deadlines.remove_call(*at, conn, request_id);
             }
             drop(session);
             if abandoned.is_some() {
-                hub.send_or_park(&Head::Cancel { conn_id: ROOT, request_id });
+                hub.send_or_park(&Head::Cancel { conn_id: conn.id, request_id });
             }
             slot.close();
         }

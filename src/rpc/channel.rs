@@ -37,7 +37,10 @@ use super::{
 use crate::{
     error::{LinkEnd, Violation},
     link::ChannelRef,
-    session::credit::{Grant, ReceiveWindow, SendWindow},
+    session::{
+        connections::ConnKey,
+        credit::{Grant, ReceiveWindow, SendWindow},
+    },
 };
 
 /// What both ends of a channel share. See the module's documentation.
@@ -53,7 +56,7 @@ pub(crate) struct Channel {
 /// The link that a channel belongs to.
 pub(crate) struct Remote {
     pub(crate) hub: Arc<Hub>,
-    pub(crate) conn_id: u64,
+    pub(crate) conn: ConnKey,
     pub(crate) reference: ChannelRef,
     /// The negotiated initial credit, which is also the most that can be on its way.
     pub(crate) window: u32,
@@ -126,14 +129,14 @@ impl Channel {
     /// A channel that a message named.
     pub(crate) fn arrived(
         connection: Connection,
-        conn_id: u64,
+        conn: ConnKey,
         reference: ChannelRef,
         window: u32,
     ) -> Arc<Self> {
         let channel = Self::new(Way::Arrived, window);
         let credit = SendWindow::new(window);
         let hub = Arc::clone(connection.hub());
-        let _ = channel.remote.set(Remote { hub, conn_id, reference, window, own: false, credit });
+        let _ = channel.remote.set(Remote { hub, conn, reference, window, own: false, credit });
         lock(&channel.state).keeps = Some(connection);
         Arc::new(channel)
     }

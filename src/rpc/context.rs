@@ -56,6 +56,11 @@ impl Context {
         CURRENT.with_borrow(Clone::clone)
     }
 
+    /// When the handler that runs on this thread is to be done.
+    pub(crate) fn current_deadline() -> Option<Instant> {
+        CURRENT.with_borrow(|context| context.as_ref().and_then(|context| context.deadline))
+    }
+
     /// The connection on which the request came. Calls back go out on it.
     #[must_use]
     pub fn connection(&self) -> &Connection {
@@ -80,7 +85,8 @@ impl Context {
         self.metadata.as_deref().unwrap_or(&NO_METADATA)
     }
 
-    /// When the handler will be stopped, if the call has a timeout.
+    /// When the handler will be stopped, if the call has a timeout. The calls that the handler makes have no more
+    /// time than this, on whichever connection.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         self.deadline

@@ -10,27 +10,34 @@
 
 use std::{
     collections::VecDeque,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, MutexGuard},
     task::Waker,
-    time::Instant,
 };
 
 use tokio::task::AbortHandle;
 
 use super::{
     channel::{Channel, End, Unclaimed, Way},
+    clock::now,
+    connect::Connecting,
     connection::Connection,
     dispatch::IncomingRequest,
     elements::Elements,
     hub::{Hub, Local},
+    incoming::{IncomingConnection, NOT_LISTENING},
     respond::Responder,
-    slot::{Answer, CallSlot, Outcome},
+    slot::{Answer, CallSlot, ConnectOutcome, ConnectSlot, Outcome},
+    state::{ConnectionState, Guard},
     waiters::lock,
 };
 use crate::{
-    error::{LinkEnd, Violation},
+    error::{ConnectionEnd, LinkEnd, Violation},
     link::{ChannelRef, Head, Message, Sink},
-    session::{Answered, Delivery, Incoming, Session, answer::Verdict, deadlines::Due},
+    session::{
+        Answered, Breach, Delivery, Incoming, LeftOpen, Session, answer::Verdict, connections::ConnKey,
+        deadlines::Due, metadata::Metadata,
+    },
 };
 
 /// Takes the messages of one drain.
@@ -47,7 +54,7 @@ pub(crate) struct Deliver<'h> {
 /// under one lock.
 struct Run {
     channel: Arc<Channel>,
-    conn_id: u64,
+    conn: ConnKey,
     channel_id: u64,
     elements: Elements,
     /// Bytes of payload.
@@ -65,12 +72,35 @@ impl Run {
 /// What is left to do for a message once the session is let go.
 enum Todo<'m> {
     Nothing,
-    Serve { connection: Connection, request: Incoming<'m>, channels: Unclaimed },
-    Refuse { conn_id: u64, request_id: u64 },
-    Complete { slot: Arc<CallSlot>, answer: Answer, dead: Vec<Arc<Channel>> },
-    Abandoned { dead: Vec<Arc<Channel>>, channels: Unclaimed },
+    Serve {
+        connection: Connection,
+        request: Incoming<'m>,
+        channels: Unclaimed,
+    },
+    Refuse {
+        conn: ConnKey,
+        request_id: u64,
+    },
+    Complete {
+        slot: Arc<CallSlot>,
+        answer: Answer,
+        dead: Vec<Arc<Channel>>,
+    },
+    Abandoned {
+        dead: Vec<Arc<Channel>>,
+        channels: Unclaimed,
+    },
     Abort(AbortHandle),
     End(Arc<Channel>, End),
+    /// The peer asks for a connection.
+    Decide(IncomingConnection),
+    RejectMany {
+        request_id: u64,
+        limit: usize,
+    },
+    /// A Connect of ours has its answer.
+    Connected(Arc<ConnectSlot>, ConnectOutcome),
+    ConnectionOver(LeftOpen<Local>, ConnectionEnd),
     LinkEnd(LinkEnd),
 }
 
@@ -83,6 +113,7 @@ impl<'h> Deliver<'h> {
     pub(crate) fn finish(mut self) -> Option<LinkEnd> {
         self.end_run();
         self.session = None;
+        self.hub.quieter();
         self.wakers.drain(..).for_each(Waker::wake);
         self.end.take()
     }
@@ -91,7 +122,7 @@ impl<'h> Deliver<'h> {
     #[inline]
     fn continue_run(&mut self, message: &Message<'_>) -> bool {
         let Some(run) = &mut self.run else { return false };
-        let same = message.head == Head::Data { conn_id: run.conn_id, channel_id: run.channel_id };
+        let same = message.head == Head::Data { conn_id: run.conn.id, channel_id: run.channel_id };
         // A longer one is for the session to refuse.
         // And what cannot be within the credit is not collected: it is found out at the run's end.
         let fits = message.payload.len() <= self.hub.limits.max_payload_size as usize
@@ -107,13 +138,23 @@ impl<'h> Deliver<'h> {
         let Some(mut run) = self.run.take() else { return };
         match run.channel.push(run.channel_id, &mut run.elements, run.len) {
             Ok(reader) => self.wakers.extend(reader),
-            Err(violation) => self.end = Some(LinkEnd::Violation(violation)),
+            Err(violation) => self.breach(Breach { costs: run.conn, violation }),
         }
         self.hub.keep_spare(run.elements);
     }
 
+    /// The peer broke a rule.
+    fn breach(&mut self, Breach { costs, violation }: Breach) {
+        if costs.is_root() {
+            self.end = Some(LinkEnd::Violation(violation));
+        } else {
+            self.session = None;
+            self.hub.violated(costs, violation);
+        }
+    }
+
     /// Takes one message under the session's lock.
-    fn receive<'m>(&mut self, message: &Message<'m>) -> Result<Todo<'m>, Violation> {
+    fn receive<'m>(&mut self, message: &Message<'m>) -> Result<Todo<'m>, Breach> {
         let hub = self.hub;
         let session = self.session.get_or_insert_with(|| lock(&hub.session));
         // The driver may have ended the link while another thread drains: nothing is opened after that.
@@ -122,10 +163,10 @@ impl<'h> Deliver<'h> {
         }
         Ok(match session.receive(message)? {
             Delivery::Nothing => Todo::Nothing,
-            Delivery::Element { channel, payload } => {
-                if let Head::Data { conn_id, channel_id } = message.head {
+            Delivery::Element { conn, channel, payload } => {
+                if let Head::Data { channel_id, .. } = message.head {
                     let (channel, elements) = (Arc::clone(channel), hub.take_spare());
-                    let run = self.run.insert(Run { channel, conn_id, channel_id, elements, len: 0 });
+                    let run = self.run.insert(Run { channel, conn, channel_id, elements, len: 0 });
                     run.push(payload);
                 }
                 Todo::Nothing
@@ -137,48 +178,63 @@ impl<'h> Deliver<'h> {
                 channel.wake_writers();
                 Todo::Nothing
             }
-            Delivery::Request(request) => return self.open_request(request),
-            Delivery::Refused { conn_id, request_id } => Todo::Refuse { conn_id, request_id },
+            Delivery::Request(request) => self.open_request(request),
+            Delivery::Refused { conn, request_id } => Todo::Refuse { conn, request_id },
             Delivery::Response { call, opened, answer } => {
-                let channels = self.open_channels(answer.conn_id, answer.channels)?;
+                let channels = self.open_channels(answer.conn, answer.channels);
                 self.response(call, opened, answer, channels)
             }
             Delivery::Cancel { handler } => Todo::Abort(handler),
             // "Close ends a channel normally, sent by its data sender."
-            Delivery::Closed { channel } if lock(&channel.state).way == Way::Sending => {
+            Delivery::Closed { conn, channel } if lock(&channel.state).way == Way::Sending => {
                 let channel_id = channel.remote().map_or(0, |remote| remote.reference.id);
-                return Err(Violation::UnknownChannel { channel_id });
+                return Err(Breach { costs: conn, violation: Violation::UnknownChannel { channel_id } });
             }
-            Delivery::Closed { channel } => Todo::End(channel, End::Closed),
+            Delivery::Closed { channel, .. } => Todo::End(channel, End::Closed),
             Delivery::Reset { channel } => Todo::End(channel, End::Reset),
+            Delivery::Connect { request_id, metadata } => match hub.root.handle() {
+                Some(link) => Todo::Decide(IncomingConnection::new(link, request_id, metadata)),
+                None => Todo::Nothing, // the link is closing
+            },
+            Delivery::TooManyConnections { request_id, limit } => Todo::RejectMany { request_id, limit },
+            Delivery::Accepted { connect, conn_id, metadata } => {
+                self.open_connection(connect, conn_id, metadata)
+            }
+            Delivery::AcceptedTwice { connect, conn_id } => {
+                Todo::Connected(connect.slot, ConnectOutcome::IdInUse { conn_id })
+            }
+            Delivery::Rejected { connect, reason, metadata } => Todo::Connected(
+                connect.slot,
+                ConnectOutcome::Rejected { reason: reason.to_owned(), metadata },
+            ),
+            Delivery::ConnectionGoodbye { open, reason } => {
+                Todo::ConnectionOver(open, ConnectionEnd::Goodbye { reason: reason.into() })
+            }
             Delivery::Goodbye { reason } => Todo::LinkEnd(LinkEnd::Goodbye { reason: reason.into() }),
         })
     }
 
-    fn open_request<'m>(&mut self, request: Incoming<'m>) -> Result<Todo<'m>, Violation> {
-        let Some(connection) = self.hub.connection() else { return Ok(Todo::Nothing) };
-        let channels = self.open_channels(request.conn_id, request.channels)?;
-        let deadline = request.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        let (conn_id, request_id) = (request.conn_id, request.request_id);
-        let hub = self.hub;
+    fn open_request<'m>(&mut self, request: Incoming<'m>) -> Todo<'m> {
+        let (conn, request_id, hub) = (request.conn, request.request_id, self.hub);
+        let Some(connection) = self.handle(conn) else { return Todo::Nothing };
+        let channels = self.open_channels(conn, request.channels);
+        let deadline = request.timeout.and_then(|timeout| now().checked_add(timeout));
         let session = self.session.get_or_insert_with(|| lock(&hub.session));
-        if let Some(open) = session.connection(conn_id) {
-            open.serving.start(request_id, deadline);
-        }
+        session.start(conn, request_id, deadline);
         if let Some(at) = deadline
-            && session.deadlines.add(at, Due::Request { conn_id, request_id })
+            && session.deadlines.add(at, Due::Request { conn, request_id })
         {
             hub.wake_driver();
         }
-        Ok(Todo::Serve { connection, request, channels })
+        Todo::Serve { connection, request, channels }
     }
 
     /// "A Response's channels exist for the caller from the moment the Response arrives."
-    fn open_channels(&mut self, conn_id: u64, channels: &[ChannelRef]) -> Result<Unclaimed, Violation> {
+    fn open_channels(&mut self, conn: ConnKey, channels: &[ChannelRef]) -> Unclaimed {
         if channels.is_empty() {
-            return Ok(Unclaimed::default());
+            return Unclaimed::default();
         }
-        let Some(connection) = self.hub.connection() else { return Ok(Unclaimed::default()) };
+        let Some(connection) = self.handle(conn) else { return Unclaimed::default() };
         let (hub, window) = (self.hub, self.hub.limits.initial_channel_credit);
         let session = self.session.get_or_insert_with(|| lock(&hub.session));
         let mut opened = VecDeque::with_capacity(channels.len());
@@ -190,13 +246,39 @@ impl<'h> Deliver<'h> {
                 }
                 table.open(reference.slot, u64::from(window));
             }
-            let channel = Channel::arrived(connection.clone(), conn_id, *reference, window);
-            if let Some(open) = session.connection(conn_id) {
+            let channel = Channel::arrived(connection.clone(), conn, *reference, window);
+            if let Some(open) = session.connection(conn) {
                 open.channels.insert_peers(reference.id, Arc::clone(&channel));
             }
             opened.push_back(channel);
         }
-        Ok(Unclaimed::new(opened))
+        Unclaimed::new(opened)
+    }
+
+    /// The handle of an open connection; `None` while it is closing.
+    fn handle(&mut self, conn: ConnKey) -> Option<Connection> {
+        let hub = self.hub;
+        let session = self.session.get_or_insert_with(|| lock(&hub.session));
+        session.connection(conn)?.local.handle()
+    }
+
+    /// The connection exists from the moment its Accept arrives: what comes behind it must find it.
+    fn open_connection<'m>(&mut self, connect: Connecting, conn_id: u64, metadata: Metadata) -> Todo<'m> {
+        let hub = self.hub;
+        let Some(link) = hub.root.handle() else { return Todo::Nothing };
+        let session = self.session.get_or_insert_with(|| lock(&hub.session));
+        let mut opened = None;
+        session.open_accepted(conn_id, |key| {
+            let state = ConnectionState::new(key, connect.dispatcher, metadata);
+            Arc::clone(opened.insert(state))
+        });
+        match opened {
+            Some(state) => {
+                let connection = Guard::first(Arc::clone(hub), state, Some(link));
+                Todo::Connected(connect.slot, ConnectOutcome::Accepted(connection))
+            }
+            None => Todo::Nothing,
+        }
     }
 
     fn response<'m>(
@@ -238,11 +320,9 @@ impl<'h> Deliver<'h> {
         match todo {
             Todo::Nothing => {}
             Todo::Serve { connection, request, channels } => {
-                IncomingRequest::arrived(connection, request, channels).dispatch(hub);
+                IncomingRequest::arrived(connection, request, channels).dispatch();
             }
-            Todo::Refuse { conn_id, request_id } => {
-                Responder::refuse_unopened(hub, conn_id, request_id);
-            }
+            Todo::Refuse { conn, request_id } => Responder::refuse_unopened(hub, conn, request_id),
             Todo::Complete { slot, answer, dead } => {
                 self.bury(dead);
                 self.wakers.extend(slot.complete(Outcome::Answer(answer)));
@@ -262,7 +342,23 @@ impl<'h> Deliver<'h> {
                     hub.give_back(remote.reference.slot);
                 }
             }
+            Todo::Decide(incoming) => decide(hub, incoming),
+            Todo::RejectMany { request_id, limit } => hub.reject_unasked(request_id, limit),
+            Todo::Connected(slot, outcome) => self.wakers.extend(slot.complete(outcome)),
+            Todo::ConnectionOver(open, end) => hub.connection_over(open, end),
             Todo::LinkEnd(end) => self.end = Some(end),
+        }
+    }
+}
+
+/// Lets the application decide on a connection that the peer asks for.
+fn decide(hub: &Hub, incoming: IncomingConnection) {
+    match &hub.on_connect {
+        None => incoming.reject(NOT_LISTENING),
+        Some(on_connect) => {
+            if catch_unwind(AssertUnwindSafe(|| on_connect(incoming))).is_err() {
+                tracing::error!("deciding on a connection panicked; it was rejected");
+            }
         }
     }
 }
@@ -282,7 +378,7 @@ impl Sink for Deliver<'_> {
                 self.session = None;
                 self.carry_out(todo);
             }
-            Err(violation) => self.end = Some(LinkEnd::Violation(violation)),
+            Err(breach) => self.breach(breach),
         }
         self.end.is_none()
     }

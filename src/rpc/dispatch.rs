@@ -4,14 +4,16 @@ use std::{
     future::Future,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
+    sync::Arc,
     task::{Context as TaskContext, Poll, Waker},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use serde::Serialize;
 
 use super::{
     channel::Unclaimed,
+    clock::now,
     connection::Connection,
     context::{Context, InContext},
     errors::Never,
@@ -23,7 +25,7 @@ use super::{
     waiters::lock,
     wire::Arguments,
 };
-use crate::session::{Incoming, answer::Verdict, metadata::Metadata};
+use crate::session::{Incoming, answer::Verdict, connections::ConnKey, metadata::Metadata};
 
 /// Serves the requests of a connection. `#[adjoin::service]` writes one for each service.
 pub trait ServiceDispatcher: Send + Sync + 'static {
@@ -46,7 +48,7 @@ pub struct IncomingRequest<'a> {
     responder: Responder,
     method_id: MethodId,
     request_id: u64,
-    conn_id: u64,
+    conn: ConnKey,
     timeout: Option<Duration>,
     metadata: Metadata,
     channels: Unclaimed,
@@ -57,10 +59,10 @@ pub struct IncomingRequest<'a> {
 impl<'a> IncomingRequest<'a> {
     pub(crate) fn arrived(connection: Connection, request: Incoming<'a>, channels: Unclaimed) -> Self {
         IncomingRequest {
-            responder: Responder::new(connection.clone(), request.conn_id, request.request_id),
+            responder: Responder::new(connection.clone(), request.conn, request.request_id),
             method_id: MethodId::new(request.method_id),
             request_id: request.request_id,
-            conn_id: request.conn_id,
+            conn: request.conn,
             timeout: request.timeout,
             metadata: request.metadata,
             channels,
@@ -69,9 +71,10 @@ impl<'a> IncomingRequest<'a> {
         }
     }
 
-    /// Hands the request to the link's dispatcher.
-    pub(crate) fn dispatch(self, hub: &Hub) {
-        match &hub.dispatcher {
+    /// Hands the request to the connection's dispatcher.
+    pub(crate) fn dispatch(self) {
+        let state = Arc::clone(self.connection.state());
+        match &state.dispatcher {
             Some(dispatcher) => {
                 // A `Deserialize` of the application may panic: that costs its own request.
                 if catch_unwind(AssertUnwindSafe(|| dispatcher.dispatch(self))).is_err() {
@@ -155,10 +158,10 @@ impl<'a> IncomingRequest<'a> {
                 return Dispatch(());
             }
         };
-        let deadline = self.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let deadline = self.timeout.and_then(|timeout| now().checked_add(timeout));
         let context = Context::new(self.connection.clone(), self.request_id, method, self.metadata, deadline);
         let run = InContext::new(context, answer(handler(arguments), self.responder));
-        start(self.connection.hub(), self.conn_id, self.request_id, method.inline, run);
+        start(self.connection.hub(), self.conn, self.request_id, method.inline, run);
         Dispatch(())
     }
 }
@@ -174,7 +177,7 @@ impl std::fmt::Debug for IncomingRequest<'_> {
 
 /// Runs a handler: in place if it is `inline` and does not wait, as a task otherwise. A handler that panics
 /// drops its responder, which answers Cancelled; the panic is reported by the process's panic hook.
-fn start<F>(hub: &Hub, conn_id: u64, request_id: u64, inline: bool, mut run: InContext<F>)
+fn start<F>(hub: &Hub, conn: ConnKey, request_id: u64, inline: bool, mut run: InContext<F>)
 where
     F: Future<Output = ()> + Send + 'static,
 {
@@ -187,7 +190,7 @@ where
     }
     let handler = hub.runtime.spawn(run).abort_handle();
     let mut session = lock(&hub.session);
-    if let Some(open) = session.connection(conn_id)
+    if let Some(open) = session.connection(conn)
         && let Err(handler) = open.serving.attach(request_id, handler)
     {
         drop(session);

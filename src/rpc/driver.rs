@@ -14,6 +14,7 @@ use std::{
 use tokio::time::Sleep;
 
 use super::{
+    clock::now,
     deliver::Deliver,
     hub::Hub,
     waiters::{lock, try_lock},
@@ -58,6 +59,7 @@ impl Driver {
             return Poll::Ready(end.clone());
         }
         self.polls = self.polls.wrapping_add(1);
+        self.hub.close_left();
         match self.poll_round(cx) {
             Ok(true) => cx.waker().wake_by_ref(),
             Ok(false) => {}
@@ -138,8 +140,7 @@ impl Driver {
                 return;
             }
             self.timer_at = None;
-            // The timer's own clock, which a test may have stopped.
-            match self.hub.expire(tokio::time::Instant::now().into_std()) {
+            match self.hub.expire(now()) {
                 Some(later) => next = later,
                 None => return,
             }
@@ -160,7 +161,7 @@ impl Driver {
                 tracing::debug!(?fault, "no goodbye could be said");
             }
             self.hub.published(out.publish());
-            self.timer.as_mut().reset(tokio::time::Instant::now() + FAREWELL);
+            self.timer.as_mut().reset((now() + FAREWELL).into());
         }
         self.hub.end(end.clone());
         self.farewell = reason.is_some().then_some(end);

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     error::LinkEnd,
     link::{EncodeFault, SendFault, message::HandleFault},
-    session::metadata::MetadataError,
+    session::metadata::{Metadata, MetadataError},
 };
 
 /// A type without values: the error of a method that has none of its own.
@@ -52,6 +52,32 @@ pub enum CallError<E = Never> {
     #[error(transparent)]
     Ended(#[from] LinkEnd),
     /// The call was refused on this side; nothing was sent.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+}
+
+/// Why there is no virtual connection.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// The peer rejected it.
+    #[error("the peer rejected the connection: {reason}")]
+    Rejected {
+        /// Why, in the peer's words; `not listening` when nobody over there takes connections.
+        reason: String,
+        /// What it sent along.
+        metadata: Metadata,
+    },
+    /// The peer accepted it with an id that another connection of the link has. That one is not touched.
+    #[error("the peer accepted the connection with id {conn_id}, which another one has")]
+    IdInUse {
+        /// The id.
+        conn_id: u64,
+    },
+    /// The link is gone.
+    #[error(transparent)]
+    Ended(#[from] LinkEnd),
+    /// It was refused on this side; nothing was sent.
     #[error(transparent)]
     Refused(#[from] Refusal),
 }
@@ -102,6 +128,20 @@ pub enum Refusal {
         /// How many handles were passed.
         count: usize,
         /// How many this side can have open.
+        limit: usize,
+    },
+    /// The link has as many virtual connections as it may.
+    #[error("the link has {limit} connections, opened or asked for, already (Settings::max_connections)")]
+    TooManyConnections {
+        /// How many it may have.
+        limit: usize,
+    },
+    /// The reason of a rejection is too long.
+    #[error("a reason of {len} bytes exceeds the limit of {limit}")]
+    ReasonTooLong {
+        /// Its length in bytes.
+        len: usize,
+        /// The most that is sent.
         limit: usize,
     },
     /// A `Tx` or `Rx` was passed whose other half is remote already, or that was passed before.
@@ -161,14 +201,14 @@ pub enum RecvError {
     InvalidElement,
 }
 
-/// Why a message was not sent for good.
+/// What stands in the way of a message: something to wait for, or an end to it.
 #[derive(Debug)]
-pub(crate) enum Failed {
-    Refused(Refusal),
-    Ended(LinkEnd),
+pub(crate) enum Obstacle<E> {
+    Blocked(Blocked),
+    Final(E),
 }
 
-/// What stands in the way of a message now.
+/// What has to be waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Blocked {
     /// The link is full.
@@ -180,15 +220,18 @@ pub(crate) enum Blocked {
 }
 
 /// Tells what has to be waited for from what is final.
-pub(crate) fn sort(fault: SendFault) -> Result<Blocked, Failed> {
-    Err(Failed::Refused(match fault {
-        SendFault::Full => return Ok(Blocked::Room),
-        SendFault::Encode(EncodeFault::NoCredit { len }) => return Ok(Blocked::Credit { len }),
-        SendFault::Encode(EncodeFault::NoSlot) => return Ok(Blocked::Slot),
-        SendFault::Ended(end) => return Err(Failed::Ended(end)),
+pub(crate) fn sort<E: From<Refusal> + From<LinkEnd>>(fault: SendFault) -> Obstacle<E> {
+    let refused = match fault {
+        SendFault::Full => return Obstacle::Blocked(Blocked::Room),
+        SendFault::Encode(EncodeFault::NoCredit { len }) => {
+            return Obstacle::Blocked(Blocked::Credit { len });
+        }
+        SendFault::Encode(EncodeFault::NoSlot) => return Obstacle::Blocked(Blocked::Slot),
+        SendFault::Ended(end) => return Obstacle::Final(end.into()),
         SendFault::TooLarge { len, limit, setting } => Refusal::MessageTooLarge { len, limit, setting },
         SendFault::Encode(fault) => refusal(fault),
-    }))
+    };
+    Obstacle::Final(refused.into())
 }
 
 /// What a fault says to the caller.
@@ -203,23 +246,5 @@ pub(crate) fn refusal(fault: EncodeFault) -> Refusal {
         // `sort` has waited for these.
         EncodeFault::NoCredit { len } => Refusal::ElementTooLarge { len, window: 0 },
         EncodeFault::NoSlot => Refusal::HandleInUse,
-    }
-}
-
-impl<E> From<Failed> for CallError<E> {
-    fn from(failed: Failed) -> Self {
-        match failed {
-            Failed::Refused(refusal) => CallError::Refused(refusal),
-            Failed::Ended(end) => CallError::Ended(end),
-        }
-    }
-}
-
-impl From<Failed> for SendError {
-    fn from(failed: Failed) -> Self {
-        match failed {
-            Failed::Refused(refusal) => SendError::Refused(refusal),
-            Failed::Ended(end) => SendError::Ended(end),
-        }
     }
 }

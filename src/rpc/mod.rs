@@ -3,15 +3,18 @@
 //! | file | is |
 //! |---|---|
 //! | `method_id`, `method`, `wire` | a method's identity, and its values as bytes |
-//! | `connection`, `options` | the handle of a link, and what one side brings to it |
+//! | `connection`, `options`, `state` | the handle of a connection, what one side brings to a link, what is known of each |
+//! | `connect`, `incoming` | virtual connections, opened from either side |
 //! | `call`, `slot`, `block` | a call of ours, where its answer arrives, waiting on a plain thread |
 //! | `dispatch`, `respond`, `context` | a request of the peer's, its one answer, what its handler can know |
 //! | `tx`, `rx`, `channel`, `elements`, `scope` | streams, and how handles find their channels |
-//! | `hub`, `outgoing`, `deliver`, `driver`, `waiters`, `turn` | what works on a link: shared state, way out, way in, task |
+//! | `hub`, `outgoing`, `deliver`, `driver`, `waiters`, `turn`, `clock` | what works on a link: shared state, way out, way in, task |
 
 mod block;
 pub(crate) mod call;
 mod channel;
+mod clock;
+pub(crate) mod connect;
 pub(crate) mod connection;
 pub(crate) mod context;
 mod deliver;
@@ -20,6 +23,7 @@ mod driver;
 mod elements;
 pub(crate) mod errors;
 mod hub;
+pub(crate) mod incoming;
 pub(crate) mod method;
 pub(crate) mod method_id;
 pub(crate) mod options;
@@ -28,6 +32,7 @@ mod respond;
 pub(crate) mod rx;
 mod scope;
 mod slot;
+mod state;
 mod turn;
 pub(crate) mod tx;
 mod waiters;

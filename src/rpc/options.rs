@@ -2,7 +2,10 @@
 
 use std::{fmt, sync::Arc};
 
-use super::dispatch::ServiceDispatcher;
+use super::{
+    dispatch::ServiceDispatcher,
+    incoming::{IncomingConnection, OnConnect},
+};
 use crate::settings::Settings;
 
 /// What one side brings to a link: its settings, and the service that it offers.
@@ -17,6 +20,7 @@ use crate::settings::Settings;
 pub struct Options {
     pub(crate) settings: Settings,
     pub(crate) dispatcher: Option<Arc<dyn ServiceDispatcher>>,
+    pub(crate) on_connect: Option<Arc<OnConnect>>,
 }
 
 impl Options {
@@ -36,6 +40,18 @@ impl Options {
         self.dispatcher = Some(Arc::new(dispatcher));
         self
     }
+
+    /// Takes the virtual connections that the peer asks for (protocol section 7), and decides on each. Without
+    /// this they are rejected: "not listening".
+    ///
+    /// Called by whoever receives on the link, so it must not block; it may hand the
+    /// [`IncomingConnection`] to a task. What panics rejects.
+    ///
+    /// See [`Connection::connect`](crate::Connection::connect) for an example.
+    pub fn on_connect(mut self, decide: impl Fn(IncomingConnection) + Send + Sync + 'static) -> Self {
+        self.on_connect = Some(Arc::new(decide));
+        self
+    }
 }
 
 impl fmt::Debug for Options {
@@ -43,6 +59,7 @@ impl fmt::Debug for Options {
         f.debug_struct("Options")
             .field("settings", &self.settings)
             .field("service", &self.dispatcher.as_ref().map(|dispatcher| dispatcher.service().name))
+            .field("takes connections", &self.on_connect.is_some())
             .finish()
     }
 }

@@ -1,12 +1,12 @@
 //! The one answer to each request.
 
-use std::{future::poll_fn, sync::Arc, task::Poll};
+use std::{future::poll_fn, sync::Arc};
 
 use serde::Serialize;
 
 use super::{
     connection::Connection,
-    errors::{Blocked, sort},
+    errors::{Blocked, Never, Obstacle, SendError, sort},
     hub::{Hub, Local},
     outgoing::{Bytes, Outgoing},
     scope::{self, Bound},
@@ -15,21 +15,21 @@ use super::{
 };
 use crate::{
     link::{Body, ChannelRef, EncodeFault, Encoder, Head},
-    session::{Session, answer::Verdict},
+    session::{Session, answer::Verdict, connections::ConnKey},
 };
 
 /// Answers one request, exactly once: dropped without an answer (its handler was stopped, or it panicked) it
 /// answers Cancelled.
 pub(crate) struct Responder {
     connection: Connection,
-    conn_id: u64,
+    conn: ConnKey,
     request_id: u64,
     answered: bool,
 }
 
 impl Responder {
-    pub(crate) fn new(connection: Connection, conn_id: u64, request_id: u64) -> Self {
-        Responder { connection, conn_id, request_id, answered: false }
+    pub(crate) fn new(connection: Connection, conn: ConnKey, request_id: u64) -> Self {
+        Responder { connection, conn, request_id, answered: false }
     }
 
     /// Answers with what the handler returned. Waits while the link is full, or if the result opens channels,
@@ -55,16 +55,8 @@ impl Responder {
                     Ok(Vec::new())
                 }
             };
-            let mut waits_for = None;
-            loop {
-                let Err(blocked) = self.answer(&mut encode) else { return Poll::Ready(()) };
-                // Leave the waker behind, and try once more: what came in between is not missed.
-                if waits_for == Some(blocked) {
-                    return Poll::Pending;
-                }
-                self.connection.hub().wait_for(blocked, cx.waker());
-                waits_for = Some(blocked);
-            }
+            let hub = Arc::clone(self.connection.hub());
+            hub.poll_attempt::<_, Never>(cx, || self.answer(&mut encode).map_err(Obstacle::Blocked)).map(drop)
         })
     }
 
@@ -74,25 +66,26 @@ impl Responder {
     }
 
     /// Answers Cancelled to a request that was never opened here.
-    pub(crate) fn refuse_unopened(hub: &Hub, conn_id: u64, request_id: u64) {
+    pub(crate) fn refuse_unopened(hub: &Hub, conn: ConnKey, request_id: u64) {
         let mut out = lock(&hub.out);
-        send_verdict(hub, &mut out, conn_id, request_id, Verdict::Cancelled);
+        send_verdict(hub, &mut out, conn, request_id, Verdict::Cancelled);
     }
 
     fn refuse_with(&mut self, verdict: Verdict) {
         let hub = self.connection.hub();
         let mut session = lock(&hub.session);
-        if is_running(&mut session, self.conn_id, self.request_id) {
+        if is_running(&mut session, self.conn, self.request_id) {
             let mut out = lock(&hub.out);
-            send_verdict(hub, &mut out, self.conn_id, self.request_id, verdict);
-            finish(&mut session, self.conn_id, self.request_id);
+            send_verdict(hub, &mut out, self.conn, self.request_id, verdict);
         }
+        session.finish(self.conn, self.request_id);
         drop(session);
+        hub.quieter();
         self.answered = true;
     }
 
     fn answer(&mut self, encode: &mut EncodeAnswer<'_>) -> Result<(), Blocked> {
-        answer(&self.connection, self.conn_id, self.request_id, encode)?;
+        answer(&self.connection, self.conn, self.request_id, encode)?;
         self.answered = true;
         Ok(())
     }
@@ -102,37 +95,39 @@ impl Responder {
 /// happened.
 fn answer(
     connection: &Connection,
-    conn_id: u64,
+    conn: ConnKey,
     request_id: u64,
     encode: &mut EncodeAnswer<'_>,
 ) -> Result<(), Blocked> {
     let hub = connection.hub();
     let mut session = lock(&hub.session);
-    let first_id = session.connection(conn_id).map(|open| open.channels.next_id());
+    let first_id = session.connection(conn).map(|open| open.channels.next_id());
     let mut body = BindingBody::new(hub, first_id.unwrap_or_default(), encode);
     let mut out = lock(&hub.out);
-    if hub.check_open().is_err() || !is_running(&mut session, conn_id, request_id) {
+    if hub.check_open().is_err() || !is_running(&mut session, conn, request_id) {
+        session.finish(conn, request_id);
         return Ok(()); // nobody waits for it
     }
-    let head = Head::Response { conn_id, request_id, metadata: &[] };
+    let head = Head::Response { conn_id: conn.id, request_id, metadata: &[] };
     let refused = match hub.noted(out.send(&head, &mut body)) {
         Ok(_) => {
-            body.adopt(connection, &mut session, conn_id);
+            body.adopt(connection, &mut session, conn);
             hub.publish_soon(&mut out);
             None
         }
         Err(fault) => {
-            let why = match sort(fault) {
-                Ok(blocked) => return Err(blocked),
-                Err(why) => why,
+            let why: SendError = match sort(fault) {
+                Obstacle::Blocked(blocked) => return Err(blocked),
+                Obstacle::Final(why) => why,
             };
-            send_verdict(hub, &mut out, conn_id, request_id, Verdict::Cancelled);
+            send_verdict(hub, &mut out, conn, request_id, Verdict::Cancelled);
             Some(why)
         }
     };
-    finish(&mut session, conn_id, request_id);
+    session.finish(conn, request_id);
     drop(out);
     drop(session);
+    hub.quieter();
     if let Some(why) = refused {
         tracing::error!(request_id, ?why, "an answer could not be sent; the call was answered Cancelled");
     }
@@ -147,21 +142,13 @@ impl Drop for Responder {
     }
 }
 
-fn is_running(session: &mut Session<Local>, conn_id: u64, request_id: u64) -> bool {
-    session.connection(conn_id).is_some_and(|open| open.serving.is_running(request_id))
-}
-
-/// The request is answered: takes it, and its deadline, out of the session.
-fn finish(session: &mut Session<Local>, conn_id: u64, request_id: u64) {
-    let finished = session.connection(conn_id).and_then(|open| open.serving.finish(request_id));
-    if let Some(Some(at)) = finished {
-        session.deadlines.remove_request(at, conn_id, request_id);
-    }
+fn is_running(session: &mut Session<Local>, conn: ConnKey, request_id: u64) -> bool {
+    session.connection(conn).is_some_and(|open| open.serving.is_running(request_id))
 }
 
 /// Answers with an error of the protocol. What fails with the link needs no answer.
-fn send_verdict(hub: &Hub, out: &mut Outgoing, conn_id: u64, request_id: u64, verdict: Verdict) {
-    let head = Head::Response { conn_id, request_id, metadata: &[] };
+fn send_verdict(hub: &Hub, out: &mut Outgoing, conn: ConnKey, request_id: u64, verdict: Verdict) {
+    let head = Head::Response { conn_id: conn.id, request_id, metadata: &[] };
     if hub.check_open().is_ok() && hub.noted(out.send_or_park(&head, &mut Bytes(verdict.bytes()))).is_ok() {
         hub.publish_soon(out);
     }
@@ -185,12 +172,12 @@ impl<'a, 'e> BindingBody<'a, 'e> {
 
     /// The message was sent: its handles are remote from now on. Before anything can be sent behind it, so
     /// the caller holds the locks of session and sender.
-    pub(crate) fn adopt(mut self, connection: &Connection, session: &mut Session<Local>, conn_id: u64) {
+    pub(crate) fn adopt(mut self, connection: &Connection, session: &mut Session<Local>, conn: ConnKey) {
         for (bound, reference) in self.bound.drain(..) {
-            if let (Some(open), Some(channel)) = (session.connection(conn_id), bound.pass.channel()) {
+            if let (Some(open), Some(channel)) = (session.connection(conn), bound.pass.channel()) {
                 open.channels.insert_own(reference.id, Arc::clone(channel));
             }
-            self.hub.adopt(connection, conn_id, bound, reference);
+            self.hub.adopt(connection, conn, bound, reference);
         }
     }
 

@@ -121,12 +121,11 @@ impl<T: DeserializeOwned + 'static> Rx<T> {
         }
     }
 
-    /// `channeling.data.invalid`: an element that does not decode costs the link.
+    /// `channeling.data.invalid`: an element that does not decode costs the connection.
     fn invalid(&self) -> RecvError {
         if let Some(remote) = self.channel.remote() {
             let violation = Violation::InvalidData { channel_id: remote.reference.id };
-            remote.hub.violated(violation.clone());
-            return RecvError::Ended(violation.into());
+            return RecvError::Ended(remote.hub.violated(remote.conn, violation));
         }
         RecvError::InvalidElement
     }

@@ -7,22 +7,28 @@ use std::{
     time::Duration,
 };
 
-use super::{channel::Unclaimed, waiters::lock};
-use crate::error::LinkEnd;
+use super::{channel::Unclaimed, connection::Connection, waiters::lock};
+use crate::{error::LinkEnd, session::metadata::Metadata};
 
-/// One call's place between the driver, which completes it, and the caller, which takes the outcome.
+/// One wait's place between the driver, which completes it, and the caller, which takes the outcome.
 ///
 /// ```text
 ///   Waiting ──complete──> Done ──poll──> Taken
 ///      └────────close───────┴─────────────^      (the caller is gone)
 /// ```
-pub(crate) struct CallSlot {
-    state: Mutex<State>,
+pub(crate) struct Slot<T> {
+    state: Mutex<State<T>>,
 }
 
-enum State {
+/// Where the answer to a call arrives.
+pub(crate) type CallSlot = Slot<Outcome>;
+
+/// Where the answer to a Connect arrives.
+pub(crate) type ConnectSlot = Slot<ConnectOutcome>;
+
+enum State<T> {
     Waiting(Option<Waker>),
-    Done(Outcome),
+    Done(T),
     Taken,
 }
 
@@ -40,17 +46,31 @@ pub(crate) struct Answer {
     pub(crate) channels: Unclaimed,
 }
 
-impl CallSlot {
+/// How a Connect went.
+pub(crate) enum ConnectOutcome {
+    Accepted(Connection),
+    Rejected {
+        reason: String,
+        metadata: Metadata,
+    },
+    /// The peer gave it the id of a connection that is open.
+    IdInUse {
+        conn_id: u64,
+    },
+    Ended(LinkEnd),
+}
+
+impl<T> Slot<T> {
     #[inline]
     pub(crate) fn new() -> Arc<Self> {
-        Arc::new(CallSlot { state: Mutex::new(State::Waiting(None)) })
+        Arc::new(Slot { state: Mutex::new(State::Waiting(None)) })
     }
 
     /// Hands the outcome to the caller, once; later ones are dropped. The waker is to be woken outside of
     /// locks.
     #[must_use]
     #[inline]
-    pub(crate) fn complete(&self, outcome: Outcome) -> Option<Waker> {
+    pub(crate) fn complete(&self, outcome: T) -> Option<Waker> {
         let mut state = lock(&self.state);
         match &mut *state {
             State::Waiting(waker) => {
@@ -68,7 +88,7 @@ impl CallSlot {
 
     /// Takes the outcome, or leaves the task's waker behind.
     #[inline]
-    pub(crate) fn poll(&self, cx: &Context<'_>) -> Poll<Outcome> {
+    pub(crate) fn poll(&self, cx: &Context<'_>) -> Poll<T> {
         let mut state = lock(&self.state);
         match &mut *state {
             State::Waiting(Some(waker)) => waker.clone_from(cx.waker()),

@@ -25,7 +25,7 @@ use super::{
     channel::{Channel, End, Full, Half, Remote, Unclaimed, Way},
     connection::Connection,
     elements::{Elements, Reading},
-    errors::{Blocked, Failed, Refusal, SendError, refusal, sort},
+    errors::{Blocked, Obstacle, Refusal, SendError, refusal, sort},
     method_id::TX_FIELD,
     rx::Rx,
     scope,
@@ -187,17 +187,12 @@ fn poll_send_remote(
     let hub = &remote.hub;
     let mut waits_for = None;
     loop {
-        let fault = match send_now(remote, encode) {
+        let blocked = match send_now(remote, encode).map_err(sort) {
             Ok(()) => return Poll::Ready(Ok(())),
-            Err(fault) => fault,
+            Err(Obstacle::Final(error)) => return Poll::Ready(Err(error)),
+            Err(Obstacle::Blocked(blocked)) => blocked,
         };
-        let blocked = match sort(fault) {
-            Ok(blocked) => blocked,
-            Err(Failed::Refused(refusal)) => return Poll::Ready(Err(SendError::Refused(refusal))),
-            Err(Failed::Ended(end)) => return Poll::Ready(Err(SendError::Ended(end))),
-        };
-        // Leave the waker behind, and try once more: what came in between is not missed. What is in the way
-        // then may be something else.
+        // As `Hub::poll_attempt`, but credit is waited for on the channel, which may end meanwhile.
         if waits_for == Some(blocked) {
             return Poll::Pending;
         }
@@ -217,7 +212,7 @@ fn poll_send_remote(
 
 /// Sends one element if link and credit allow it.
 fn send_now(remote: &Remote, encode: &mut Encode<'_>) -> Result<(), SendFault> {
-    let head = Head::Data { conn_id: remote.conn_id, channel_id: remote.reference.id };
+    let head = Head::Data { conn_id: remote.conn.id, channel_id: remote.reference.id };
     let hub = &remote.hub;
     hub.send_element(&head, &mut ElementBody { remote, encode }, &remote.credit)
 }

@@ -70,6 +70,11 @@ impl<E: Ends> Calls<E> {
         self.pending.len()
     }
 
+    /// The deadlines of those that have one, by their ids.
+    pub(crate) fn deadlines(&self) -> impl Iterator<Item = (u64, Instant)> {
+        self.pending.iter().filter_map(|(id, pending)| pending.deadline.map(|at| (*id, at)))
+    }
+
     /// Takes the ends of all calls whose callers still wait.
     #[inline]
     pub(crate) fn take_all(&mut self) -> Vec<E::Call> {

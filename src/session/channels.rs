@@ -84,6 +84,11 @@ impl<E: Ends> Channels<E> {
         }
     }
 
+    /// How many are open.
+    pub(crate) fn open(&self) -> usize {
+        self.open.len()
+    }
+
     /// Forgets a channel: its id is spent.
     pub(crate) fn remove(&mut self, id: u64) -> Option<E::Channel> {
         self.open.remove(&id).map(|entry| entry.channel)

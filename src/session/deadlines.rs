@@ -5,13 +5,15 @@
 
 use std::{collections::BTreeSet, time::Instant};
 
+use super::connections::ConnKey;
+
 /// What is over at a deadline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Due {
     /// A call of ours: its caller gets "timed out", and Cancel goes out.
-    Call { conn_id: u64, request_id: u64 },
+    Call { conn: ConnKey, request_id: u64 },
     /// A request that runs here: its handler is stopped.
-    Request { conn_id: u64, request_id: u64 },
+    Request { conn: ConnKey, request_id: u64 },
 }
 
 /// The deadlines of a link.
@@ -32,13 +34,13 @@ impl Deadlines {
     }
 
     /// Forgets the deadline of a call of ours.
-    pub(crate) fn remove_call(&mut self, at: Instant, conn_id: u64, request_id: u64) {
-        self.ordered.remove(&(at, Due::Call { conn_id, request_id }));
+    pub(crate) fn remove_call(&mut self, at: Instant, conn: ConnKey, request_id: u64) {
+        self.ordered.remove(&(at, Due::Call { conn, request_id }));
     }
 
     /// Forgets the deadline of a request that ran here.
-    pub(crate) fn remove_request(&mut self, at: Instant, conn_id: u64, request_id: u64) {
-        self.ordered.remove(&(at, Due::Request { conn_id, request_id }));
+    pub(crate) fn remove_request(&mut self, at: Instant, conn: ConnKey, request_id: u64) {
+        self.ordered.remove(&(at, Due::Request { conn, request_id }));
     }
 
     /// When [`pop`](Deadlines::pop) has to be called next.

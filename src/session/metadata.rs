@@ -115,6 +115,12 @@ impl Metadata {
         self.get(Self::TIMEOUT)?.as_u64().map(Duration::from_nanos)
     }
 
+    /// Makes this the call's timeout, whatever it was before.
+    pub(crate) fn set_timeout(&mut self, timeout: Duration) {
+        self.entries.retain(|(key, _)| key != Self::TIMEOUT);
+        self.push(Self::TIMEOUT, u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX));
+    }
+
     /// Encodes the entries for a [`Head`](crate::link::Head); nothing for none.
     pub(crate) fn encode(&self) -> Result<Vec<u8>, postcard::Error> {
         if self.is_empty() { Ok(Vec::new()) } else { postcard::to_extend(self, Vec::new()) }

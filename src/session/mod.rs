@@ -10,41 +10,46 @@
 //!
 //! | file | keeps | protocol |
 //! |---|---|---|
+//! | `receive` | nothing: what each message means | 2 to 7 |
 //! | `calls` | our requests in flight | 4 |
 //! | `serving` | the peer's requests that run here | 4 |
 //! | `channels`, `ids` | open channels, and which ids are spent | 5 |
 //! | `credit` | what one channel may send, or was granted | 6 |
 //! | `deadlines` | when calls and requests run out | 4 |
 //! | `metadata` | entries and their limits | 4 |
+//! | `connections` | virtual connections, open and asked for | 7 |
 //! | `answer` | the first bytes of a Response's payload | 4 |
 //!
-//! Order of calls: [`Session::receive`] for each message in the order of arrival. On a [`Violation`] the
-//! driver sends Goodbye with its rule and ends the link; [`Session::end`] gives back everything that was
-//! open.
+//! Order of calls: [`Session::receive`] for each message in the order of arrival. On a [`Breach`] the
+//! driver sends Goodbye with its rule, and ends the connection or the link; [`Session::close`] and
+//! [`Session::end`] give back everything that was open.
 
 pub(crate) mod answer;
 pub(crate) mod calls;
 pub(crate) mod channels;
+pub(crate) mod connections;
 pub(crate) mod credit;
 pub(crate) mod deadlines;
 mod ids;
 pub(crate) mod metadata;
+mod receive;
 pub(crate) mod serving;
 
 #[cfg(test)]
 mod tests;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use calls::Calls;
-use channels::{Arrived, Channels};
+use channels::Channels;
+use connections::{ConnKey, Connections};
 use deadlines::Deadlines;
 use metadata::Metadata;
 use serving::Serving;
 
 use crate::{
     error::Violation,
-    link::{ChannelRef, Head, Limits, Message, Role},
+    link::{ChannelRef, Limits, Role},
 };
 
 /// The id of the connection that exists as soon as the link does.
@@ -61,30 +66,60 @@ pub(crate) trait Ends {
     type Channel: Clone;
     /// What stops a handler.
     type Handler;
+    /// What this side knows of a connection.
+    type Connection: Clone;
+    /// Who waits for the answer to a Connect of ours.
+    type Connect;
 }
 
 /// The state of one link's protocol. See the module's documentation.
 pub(crate) struct Session<E: Ends> {
+    role: Role,
     limits: Limits,
-    /// The one connection so far. Virtual connections get a `Connection` each beside it.
     root: Connection<E>,
+    pub(crate) connections: Connections<E>,
     pub(crate) deadlines: Deadlines,
+    /// The peer's requests whose handlers are not gone yet, on all connections. A request keeps its place until
+    /// then, and not only until its Cancel or its connection's end: what a flood can start is bounded by this.
+    running: usize,
+    max_running: usize,
 }
 
 /// The ids and what is open on one connection.
 pub(crate) struct Connection<E: Ends> {
+    pub(crate) key: ConnKey,
+    pub(crate) local: E::Connection,
     pub(crate) calls: Calls<E>,
     pub(crate) serving: Serving<E>,
     pub(crate) channels: Channels<E>,
+    /// The peer's further requests are refused.
+    pub(crate) draining: bool,
 }
 
-/// What was open when a session ended.
+/// What was open on a connection when it ended.
 pub(crate) struct LeftOpen<E: Ends> {
+    pub(crate) local: E::Connection,
     /// Calls whose callers still wait.
     pub(crate) calls: Vec<E::Call>,
     pub(crate) channels: Vec<E::Channel>,
     /// Handlers that were not told to stop yet.
     pub(crate) handlers: Vec<E::Handler>,
+}
+
+/// What was open when a session ended.
+pub(crate) struct Ended<E: Ends> {
+    /// The root, and then the virtual ones.
+    pub(crate) connections: Vec<LeftOpen<E>>,
+    pub(crate) connects: Vec<E::Connect>,
+}
+
+/// A rule that the peer broke, and what that costs: "a violation inside a virtual connection costs that
+/// connection; one on the root, or one that cannot be laid to a connection, costs the link."
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Breach {
+    /// The root: the link.
+    pub(crate) costs: ConnKey,
+    pub(crate) violation: Violation,
 }
 
 /// What a message means for the local side.
@@ -93,27 +128,39 @@ pub(crate) enum Delivery<'s, 'm, E: Ends> {
     Nothing,
     /// A request to serve. The driver registers its channels and its handler.
     Request(Incoming<'m>),
-    /// A request beyond the limit of concurrent ones: it is answered Cancelled.
-    Refused { conn_id: u64, request_id: u64 },
+    /// A request beyond the limit of concurrent ones, or while draining: it is answered Cancelled.
+    Refused { conn: ConnKey, request_id: u64 },
     /// The answer to a call. `call` is `None` when the caller went away; the channels are to be reset then.
     Response { call: Option<E::Call>, opened: Vec<E::Channel>, answer: Answered<'m> },
     /// The peer cancels a request that runs here.
     Cancel { handler: E::Handler },
     /// An element of a channel.
-    Element { channel: &'s E::Channel, payload: &'m [u8] },
+    Element { conn: ConnKey, channel: &'s E::Channel, payload: &'m [u8] },
     /// The sender of a channel closed it.
-    Closed { channel: E::Channel },
+    Closed { conn: ConnKey, channel: E::Channel },
     /// The other side of a channel ended it.
     Reset { channel: E::Channel },
     /// The receiver of a channel grants credit.
     Credit { channel: &'s E::Channel, bytes: u32 },
+    /// The peer asks for a virtual connection; it waits for [`Session::accept`] or [`Session::reject`].
+    Connect { request_id: u64, metadata: Metadata },
+    /// The peer asks for more connections than may be open: the answer is a Reject.
+    TooManyConnections { request_id: u64, limit: usize },
+    /// A Connect of ours was accepted. The driver registers the connection with [`Session::open_accepted`].
+    Accepted { connect: E::Connect, conn_id: u64, metadata: Metadata },
+    /// A Connect of ours was accepted with the id of a connection that is open: it is of no use.
+    AcceptedTwice { connect: E::Connect, conn_id: u64 },
+    /// A Connect of ours was rejected.
+    Rejected { connect: E::Connect, reason: &'m str, metadata: Metadata },
+    /// The peer ended a virtual connection, which is closed now.
+    ConnectionGoodbye { open: LeftOpen<E>, reason: &'m str },
     /// The peer ends the link.
     Goodbye { reason: &'m str },
 }
 
 /// A Request that keeps all rules.
 pub(crate) struct Incoming<'a> {
-    pub(crate) conn_id: u64,
+    pub(crate) conn: ConnKey,
     pub(crate) request_id: u64,
     pub(crate) method_id: u64,
     pub(crate) metadata: Metadata,
@@ -125,195 +172,155 @@ pub(crate) struct Incoming<'a> {
 
 /// A Response that keeps all rules.
 pub(crate) struct Answered<'a> {
-    pub(crate) conn_id: u64,
+    pub(crate) conn: ConnKey,
     pub(crate) channels: &'a [ChannelRef],
     pub(crate) payload: &'a [u8],
 }
 
+/// What one side accepts of the other.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Quota {
+    /// Requests that may run at once, on all connections.
+    pub(crate) requests: u32,
+    /// Virtual connections that may be open or asked for, by either side.
+    pub(crate) connections: u32,
+}
+
 impl<E: Ends> Session<E> {
     /// The session of a link whose peers have agreed on `limits`.
-    pub(crate) fn new(role: Role, limits: Limits, max_concurrent_requests: u32) -> Self {
+    pub(crate) fn new(role: Role, limits: Limits, quota: Quota, local: E::Connection) -> Self {
         Session {
+            role,
             limits,
-            root: Connection {
-                calls: Calls::new(),
-                serving: Serving::new(max_concurrent_requests),
-                channels: Channels::new(role),
-            },
+            root: Connection::new(ConnKey::ROOT, role, local),
+            connections: Connections::new(role, quota.connections),
             deadlines: Deadlines::new(),
+            running: 0,
+            max_running: quota.requests as usize,
         }
     }
 
-    /// The connection `conn_id`, if it is open.
-    pub(crate) fn connection(&mut self, conn_id: u64) -> Option<&mut Connection<E>> {
-        (conn_id == ROOT).then_some(&mut self.root)
+    /// A connection, if it is open.
+    #[inline]
+    pub(crate) fn connection(&mut self, key: ConnKey) -> Option<&mut Connection<E>> {
+        if key.is_root() { Some(&mut self.root) } else { self.connections.get(key) }
     }
 
-    /// Takes one message that arrived.
-    ///
-    /// # Errors
-    ///
-    /// The peer broke a rule.
-    pub(crate) fn receive<'s, 'm>(
-        &'s mut self,
-        message: &Message<'m>,
-    ) -> Result<Delivery<'s, 'm, E>, Violation> {
-        match message.head {
-            // `message.hello.ordering`: "A second Hello: Goodbye".
-            Head::Hello { .. } => Err(Violation::HelloOrdering),
-            Head::Request { conn_id, request_id, method_id, metadata } => {
-                self.request(message, conn_id, request_id, method_id, metadata)
-            }
-            Head::Response { conn_id, request_id, metadata } => {
-                self.response(message, conn_id, request_id, metadata)
-            }
-            Head::Cancel { conn_id, request_id } => self.cancel(conn_id, request_id),
-            Head::Data { conn_id, channel_id } => self.data(message, conn_id, channel_id),
-            Head::Close { conn_id, channel_id } => self.close(conn_id, channel_id),
-            Head::Reset { conn_id, channel_id } => self.reset(conn_id, channel_id),
-            Head::Credit { conn_id, channel_id, bytes } => {
-                Ok(match self.open(conn_id)?.channels.arrived(channel_id)? {
-                    Arrived::Open(entry) => Delivery::Credit { channel: &entry.channel, bytes },
-                    Arrived::Spent => Delivery::Nothing,
-                })
-            }
-            // "Goodbye for an unknown connection is ignored."
-            Head::Goodbye { conn_id, reason } if conn_id == ROOT => Ok(Delivery::Goodbye { reason }),
-            Head::Goodbye { .. } => Ok(Delivery::Nothing),
-            Head::Connect { .. } | Head::Accept { .. } | Head::Reject { .. } => {
-                Err(Violation::UnknownVariant { kind: message.head.kind() })
-            }
+    /// A request that was accepted is handed to its handler, and takes its place among those that run.
+    /// [`finish`](Session::finish) has to follow, once.
+    pub(crate) fn start(&mut self, key: ConnKey, request_id: u64, deadline: Option<Instant>) {
+        self.running += 1;
+        if let Some(open) = self.connection(key) {
+            open.serving.start(request_id, deadline);
         }
     }
 
-    /// Forgets a channel of `conn_id` and says whether it was still open.
-    pub(crate) fn forget_channel(&mut self, conn_id: u64, channel_id: u64) -> bool {
-        self.connection(conn_id).is_some_and(|connection| connection.channels.remove(channel_id).is_some())
+    /// A request that was started is answered, or will never be, and its handler is gone.
+    pub(crate) fn finish(&mut self, key: ConnKey, request_id: u64) {
+        debug_assert!(self.running > 0, "a request is finished twice");
+        self.running = self.running.saturating_sub(1);
+        let finished = self.connection(key).and_then(|open| open.serving.finish(request_id));
+        if let Some(Some(at)) = finished {
+            self.deadlines.remove_request(at, key, request_id);
+        }
     }
 
-    /// Ends the session and gives back all that was open: calls, channels, handlers.
-    pub(crate) fn end(&mut self) -> LeftOpen<E> {
+    /// Accepts a Connect of the peer's: opens a connection with an id of ours. `None`: it waits no more.
+    pub(crate) fn accept(
+        &mut self,
+        request_id: u64,
+        local: impl FnOnce(ConnKey) -> E::Connection,
+    ) -> Option<ConnKey> {
+        if !self.connections.decide(request_id) {
+            return None;
+        }
+        let (id, role) = (self.connections.hand_out(), self.role);
+        Some(self.connections.insert(id, |key| Connection::new(key, role, local(key))))
+    }
+
+    /// Rejects a Connect of the peer's. `false`: it waits no more.
+    pub(crate) fn reject(&mut self, request_id: u64) -> bool {
+        self.connections.decide(request_id)
+    }
+
+    /// Opens the connection that the peer accepted, with the id that it gave.
+    pub(crate) fn open_accepted(
+        &mut self,
+        conn_id: u64,
+        local: impl FnOnce(ConnKey) -> E::Connection,
+    ) -> ConnKey {
+        let role = self.role;
+        self.connections.insert(conn_id, |key| Connection::new(key, role, local(key)))
+    }
+
+    /// Closes a virtual connection and gives back all that was open on it. `None`: it is closed already.
+    pub(crate) fn close(&mut self, key: ConnKey) -> Option<LeftOpen<E>> {
+        let connection = self.connections.remove(key)?;
+        for (request_id, at) in connection.calls.deadlines() {
+            self.deadlines.remove_call(at, key, request_id);
+        }
+        for (request_id, at) in connection.serving.deadlines() {
+            self.deadlines.remove_request(at, key, request_id);
+        }
+        Some(connection.into_open())
+    }
+
+    /// Forgets a channel of a connection and says whether it was still open.
+    pub(crate) fn forget_channel(&mut self, key: ConnKey, channel_id: u64) -> bool {
+        self.connection(key).is_some_and(|connection| connection.channels.remove(channel_id).is_some())
+    }
+
+    /// Ends the session and gives back all that was open.
+    pub(crate) fn end(&mut self) -> Ended<E> {
         self.deadlines.clear();
+        let (virtuals, connects) = self.connections.take_all();
+        let root = self.root.take_open();
+        let connections =
+            std::iter::once(root).chain(virtuals.into_iter().map(Connection::into_open)).collect();
+        Ended { connections, connects }
+    }
+
+    /// From now on the peer's further requests are refused: on one connection, or, for the root, on all.
+    pub(crate) fn drain(&mut self, key: ConnKey) {
+        if let Some(connection) = self.connection(key) {
+            connection.draining = true;
+        }
+    }
+
+    /// Whether nothing is open on a connection, or, for the root, on any: no call of either side and no channel.
+    pub(crate) fn is_quiet(&mut self, key: ConnKey) -> bool {
+        let quiet = self.connection(key).is_none_or(|connection| connection.is_quiet());
+        quiet && (!key.is_root() || self.connections.iter().all(Connection::is_quiet))
+    }
+}
+
+impl<E: Ends> Connection<E> {
+    fn new(key: ConnKey, role: Role, local: E::Connection) -> Self {
+        Connection {
+            key,
+            local,
+            calls: Calls::new(),
+            serving: Serving::new(),
+            channels: Channels::new(role),
+            draining: false,
+        }
+    }
+
+    fn is_quiet(&self) -> bool {
+        self.calls.in_flight() == 0 && self.serving.running() == 0 && self.channels.open() == 0
+    }
+
+    /// Takes all that is open.
+    fn take_open(&mut self) -> LeftOpen<E> {
         LeftOpen {
-            calls: self.root.calls.take_all(),
-            channels: self.root.channels.take_all(),
-            handlers: self.root.serving.take_all(),
+            local: self.local.clone(),
+            calls: self.calls.take_all(),
+            channels: self.channels.take_all(),
+            handlers: self.serving.take_all(),
         }
     }
 
-    /// `message.conn-id`: the connection of a message, which must be open.
-    fn open(&mut self, conn_id: u64) -> Result<&mut Connection<E>, Violation> {
-        self.connection(conn_id).ok_or(Violation::UnknownConnection { conn_id })
-    }
-
-    /// `flow.call.payload-limit`: "a receiver that gets one sends Goodbye".
-    fn check_payload(&self, payload: &[u8]) -> Result<(), Violation> {
-        let limit = self.limits.max_payload_size as usize;
-        if payload.len() > limit {
-            return Err(Violation::PayloadLimit { len: payload.len(), limit });
-        }
-        Ok(())
-    }
-
-    fn request<'s, 'm>(
-        &'s mut self,
-        message: &Message<'m>,
-        conn_id: u64,
-        request_id: u64,
-        method_id: u64,
-        metadata: &[u8],
-    ) -> Result<Delivery<'s, 'm, E>, Violation> {
-        self.check_payload(message.payload)?;
-        let metadata = Metadata::decode(metadata)?;
-        let connection = self.open(conn_id)?;
-        connection.channels.take_ids(message.channels)?;
-        // `call.request-id.duplicate-detection`: "a duplicate of one in flight: Goodbye".
-        if connection.serving.is_running(request_id) {
-            return Err(Violation::DuplicateRequest { request_id });
-        }
-        if connection.serving.is_full() {
-            return Ok(Delivery::Refused { conn_id, request_id });
-        }
-        Ok(Delivery::Request(Incoming {
-            conn_id,
-            request_id,
-            method_id,
-            timeout: metadata.timeout(),
-            metadata,
-            channels: message.channels,
-            payload: message.payload,
-        }))
-    }
-
-    fn response<'s, 'm>(
-        &'s mut self,
-        message: &Message<'m>,
-        conn_id: u64,
-        request_id: u64,
-        metadata: &[u8],
-    ) -> Result<Delivery<'s, 'm, E>, Violation> {
-        self.check_payload(message.payload)?;
-        // Nobody is shown a Response's metadata, but its rules hold.
-        Metadata::decode(metadata)?;
-        let connection = self.open(conn_id)?;
-        connection.channels.take_ids(message.channels)?;
-        // "A Response for an unknown id is ignored (and logged)."
-        let Some(pending) = connection.calls.answered(request_id) else {
-            tracing::debug!(request_id, "a response to no call was ignored");
-            return Ok(Delivery::Nothing);
-        };
-        if let Some(deadline) = pending.deadline {
-            self.deadlines.remove_call(deadline, conn_id, request_id);
-        }
-        Ok(Delivery::Response {
-            call: pending.call,
-            opened: pending.channels,
-            answer: Answered { conn_id, channels: message.channels, payload: message.payload },
-        })
-    }
-
-    /// "Cancel for an unknown id is ignored."
-    fn cancel<'s, 'm>(&'s mut self, conn_id: u64, request_id: u64) -> Result<Delivery<'s, 'm, E>, Violation> {
-        let handler = self.open(conn_id)?.serving.take_handler(request_id);
-        Ok(handler.map_or(Delivery::Nothing, |handler| Delivery::Cancel { handler }))
-    }
-
-    fn data<'s, 'm>(
-        &'s mut self,
-        message: &Message<'m>,
-        conn_id: u64,
-        channel_id: u64,
-    ) -> Result<Delivery<'s, 'm, E>, Violation> {
-        let (len, limit) = (message.payload.len(), self.limits.max_payload_size as usize);
-        if len > limit {
-            return Err(Violation::DataSizeLimit { len, limit });
-        }
-        match self.open(conn_id)?.channels.arrived(channel_id)? {
-            Arrived::Open(entry) if entry.closed => Err(Violation::DataAfterClose { channel_id }),
-            Arrived::Open(entry) => {
-                Ok(Delivery::Element { channel: &entry.channel, payload: message.payload })
-            }
-            Arrived::Spent => Ok(Delivery::Nothing),
-        }
-    }
-
-    fn close<'s, 'm>(&'s mut self, conn_id: u64, channel_id: u64) -> Result<Delivery<'s, 'm, E>, Violation> {
-        match self.open(conn_id)?.channels.arrived(channel_id)? {
-            Arrived::Open(entry) if entry.closed => Err(Violation::DataAfterClose { channel_id }),
-            Arrived::Open(entry) => {
-                // The entry stays until the reader is done, so that Data after Close is told apart.
-                entry.closed = true;
-                Ok(Delivery::Closed { channel: entry.channel.clone() })
-            }
-            Arrived::Spent => Ok(Delivery::Nothing),
-        }
-    }
-
-    fn reset<'s, 'm>(&'s mut self, conn_id: u64, channel_id: u64) -> Result<Delivery<'s, 'm, E>, Violation> {
-        let channels = &mut self.open(conn_id)?.channels;
-        if let Arrived::Spent = channels.arrived(channel_id)? {
-            return Ok(Delivery::Nothing);
-        }
-        Ok(channels.remove(channel_id).map_or(Delivery::Nothing, |channel| Delivery::Reset { channel }))
+    fn into_open(mut self) -> LeftOpen<E> {
+        self.take_open()
     }
 }

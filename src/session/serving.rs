@@ -12,11 +12,10 @@ use std::time::Instant;
 
 use super::{Ends, IdMap};
 
-/// Requests of one connection that have not been answered. Invariant: at most `limit` of them, and each
-/// is answered once: by whoever gets `true` from [`finish`](Serving::finish).
+/// Requests of one connection that have not been answered. Invariant: each is answered once, by whoever
+/// [finishes](Serving::finish) it. How many there may be is the session's to say.
 pub(crate) struct Serving<E: Ends> {
     running: IdMap<Running<E>>,
-    limit: usize,
 }
 
 struct Running<E: Ends> {
@@ -29,8 +28,8 @@ struct Running<E: Ends> {
 
 impl<E: Ends> Serving<E> {
     #[inline]
-    pub(crate) fn new(limit: u32) -> Self {
-        Serving { running: IdMap::default(), limit: limit as usize }
+    pub(crate) fn new() -> Self {
+        Serving { running: IdMap::default() }
     }
 
     /// Whether a request with this id has not been answered yet.
@@ -39,10 +38,15 @@ impl<E: Ends> Serving<E> {
         self.running.contains_key(&request_id)
     }
 
-    /// Whether no further request may run.
+    /// How many have not been answered.
     #[inline]
-    pub(crate) fn is_full(&self) -> bool {
-        self.running.len() >= self.limit
+    pub(crate) fn running(&self) -> usize {
+        self.running.len()
+    }
+
+    /// The deadlines of those that have one, by their ids.
+    pub(crate) fn deadlines(&self) -> impl Iterator<Item = (u64, Instant)> {
+        self.running.iter().filter_map(|(id, running)| running.deadline.map(|at| (*id, at)))
     }
 
     /// A request is handed to its handler.

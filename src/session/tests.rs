@@ -10,7 +10,9 @@ mod table;
 
 use std::time::Duration;
 
-use super::{Delivery, Ends, ROOT, Session, metadata::Metadata};
+use super::{
+    Breach, Delivery, Ends, LeftOpen, Quota, ROOT, Session, connections::ConnKey, metadata::Metadata,
+};
 use crate::{
     error::Violation,
     link::{ChannelRef, CreditSlot, Head, Limits, Message, Role},
@@ -23,6 +25,8 @@ impl Ends for Numbers {
     type Call = u32;
     type Channel = u32;
     type Handler = u32;
+    type Connection = u64;
+    type Connect = u32;
 }
 
 /// What a session made of a message, as a value to compare.
@@ -37,7 +41,23 @@ pub(super) enum Seen {
     Closed { channel: u32 },
     Reset { channel: u32 },
     Credit { channel: u32, bytes: u32 },
+    Connect { metadata: Metadata },
+    TooManyConnections { limit: usize },
+    Accepted { connect: u32, conn_id: u64, metadata: Metadata },
+    AcceptedTwice { connect: u32, conn_id: u64 },
+    Rejected { connect: u32, reason: String, metadata: Metadata },
+    ConnectionGoodbye { open: Open, reason: String },
     Goodbye { reason: String },
+}
+
+/// What was left open on a connection, as a value to compare: its calls, channels and handlers.
+pub(super) type Open = (Vec<u32>, Vec<u32>, Vec<u32>);
+
+pub(super) fn sorted(mut open: LeftOpen<Numbers>) -> Open {
+    open.calls.sort_unstable();
+    open.channels.sort_unstable();
+    open.handlers.sort_unstable();
+    (open.calls, open.channels, open.handlers)
 }
 
 impl From<Delivery<'_, '_, Numbers>> for Seen {
@@ -52,12 +72,24 @@ impl From<Delivery<'_, '_, Numbers>> for Seen {
             Delivery::Refused { request_id, .. } => Seen::Refused { request_id },
             Delivery::Response { call, opened, .. } => Seen::Response { call, opened },
             Delivery::Cancel { handler } => Seen::Cancel { handler },
-            Delivery::Element { channel, payload } => {
+            Delivery::Element { channel, payload, .. } => {
                 Seen::Element { channel: *channel, payload: payload.to_vec() }
             }
-            Delivery::Closed { channel } => Seen::Closed { channel },
+            Delivery::Closed { channel, .. } => Seen::Closed { channel },
             Delivery::Reset { channel } => Seen::Reset { channel },
             Delivery::Credit { channel, bytes } => Seen::Credit { channel: *channel, bytes },
+            Delivery::Connect { metadata, .. } => Seen::Connect { metadata },
+            Delivery::TooManyConnections { limit, .. } => Seen::TooManyConnections { limit },
+            Delivery::Accepted { connect, conn_id, metadata } => {
+                Seen::Accepted { connect, conn_id, metadata }
+            }
+            Delivery::AcceptedTwice { connect, conn_id } => Seen::AcceptedTwice { connect, conn_id },
+            Delivery::Rejected { connect, reason, metadata } => {
+                Seen::Rejected { connect, reason: reason.to_owned(), metadata }
+            }
+            Delivery::ConnectionGoodbye { open, reason } => {
+                Seen::ConnectionGoodbye { open: sorted(open), reason: reason.to_owned() }
+            }
             Delivery::Goodbye { reason } => Seen::Goodbye { reason: reason.to_owned() },
         }
     }
@@ -67,18 +99,23 @@ impl From<Delivery<'_, '_, Numbers>> for Seen {
 pub(super) const MAX_PAYLOAD: usize = 100;
 /// How many of the peer's requests may run at once.
 pub(super) const MAX_REQUESTS: u32 = 3;
+/// How many virtual connections there may be.
+pub(super) const MAX_CONNECTIONS: u32 = 4;
+const QUOTA: Quota = Quota { requests: MAX_REQUESTS, connections: MAX_CONNECTIONS };
 /// A method. The session does not care which.
 pub(super) const METHOD: u64 = 0xadd;
 
 /// A session, and the peer that sends to it.
 pub(super) struct Scene {
     pub(super) session: Session<Numbers>,
+    /// What the last violation cost.
+    pub(super) breach: Option<ConnKey>,
 }
 
 impl Scene {
     pub(super) fn new() -> Self {
         let limits = Limits { max_payload_size: MAX_PAYLOAD as u32, initial_channel_credit: 1000 };
-        Scene { session: Session::new(Role::Acceptor, limits, MAX_REQUESTS) }
+        Scene { session: Session::new(Role::Acceptor, limits, QUOTA, 0), breach: None }
     }
 
     /// The peer sends a message of any kind.
@@ -90,7 +127,13 @@ impl Scene {
     ) -> Result<Seen, Violation> {
         let channels: Vec<_> =
             channels.iter().map(|id| ChannelRef { id: *id, slot: CreditSlot::NONE }).collect();
-        self.session.receive(&Message { head, channels: &channels, payload }).map(Seen::from)
+        match self.session.receive(&Message { head, channels: &channels, payload }) {
+            Ok(delivery) => Ok(delivery.into()),
+            Err(Breach { costs, violation }) => {
+                self.breach = Some(costs);
+                Err(violation)
+            }
+        }
     }
 
     /// The peer sends a message without payload and channels.
@@ -110,7 +153,7 @@ impl Scene {
         let head = Head::Request { conn_id: ROOT, request_id, method_id: METHOD, metadata };
         let seen = self.message(head, channels, payload)?;
         if let Seen::Request { .. } = seen {
-            self.session.root.serving.start(request_id, None);
+            self.session.start(ConnKey::ROOT, request_id, None);
             self.open_peers(channels);
         }
         Ok(seen)
@@ -154,6 +197,11 @@ impl Scene {
         for id in channels {
             self.session.root.channels.insert_peers(*id, *id as u32);
         }
+    }
+
+    /// Ends the session; what was open on its root.
+    pub(super) fn left_open(&mut self) -> Open {
+        sorted(self.session.end().connections.remove(0))
     }
 
     pub(super) fn data(&mut self, channel_id: u64, payload: &[u8]) -> Result<Seen, Violation> {

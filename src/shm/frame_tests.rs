@@ -32,7 +32,8 @@ fn heads() -> [Head<'static>; 11] {
 #[test]
 fn every_kind_is_read_as_it_was_written_and_numbered_as_the_protocol_numbers_it() {
     let channel = ChannelRef { id: 9 << 40, slot: CreditSlot { index: 5, generation: 6 } };
-    for head in heads() {
+    // In the order of the protocol's table; Hello, number 0, is not sent here.
+    for (number, head) in (1..).zip(heads()) {
         let (payload, channels): (&[u8], &[ChannelRef]) = match head {
             Head::Request { .. } | Head::Response { .. } => (b"payload", &[channel, channel]),
             Head::Data { .. } => (b"payload", &[]),
@@ -41,7 +42,7 @@ fn every_kind_is_read_as_it_was_written_and_numbered_as_the_protocol_numbers_it(
         let (tag, body) = framed(&head, payload, channels);
         let mut list = Vec::new();
         assert_eq!(parse(tag, &body, &mut list).unwrap(), Message { head, channels, payload });
-        assert_eq!(u64::from(Tag::from_u32(tag).kind), head.kind());
+        assert_eq!(Tag::from_u32(tag).kind, number);
     }
 }
 

@@ -12,7 +12,10 @@ use crate::{
         tx::pump,
         waiters::{lock, wake_all},
     },
-    session::credit::{Grant, SendWindow},
+    session::{
+        connections::ConnKey,
+        credit::{Grant, SendWindow},
+    },
 };
 
 impl Hub {
@@ -40,7 +43,7 @@ impl Hub {
     pub(crate) fn adopt(
         self: &Arc<Self>,
         connection: &Connection,
-        conn_id: u64,
+        conn: ConnKey,
         bound: Bound,
         reference: ChannelRef,
     ) {
@@ -49,7 +52,7 @@ impl Hub {
             table.open(reference.slot, u64::from(window));
         }
         let credit = SendWindow::new(window);
-        let remote = Remote { hub: Arc::clone(self), conn_id, reference, window, own: true, credit };
+        let remote = Remote { hub: Arc::clone(self), conn, reference, window, own: true, credit };
         let Bound { pass, half, unread, .. } = bound;
         let Some(channel) = pass.used() else { return };
         match channel.passed(half, remote, connection.clone(), unread) {
@@ -66,30 +69,31 @@ impl Hub {
 
     /// A channel's local end is done with it: its id is spent. Whether it was still open.
     pub(crate) fn forget_channel(&self, remote: &Remote) -> bool {
-        let open = lock(&self.session).forget_channel(remote.conn_id, remote.reference.id);
+        let open = lock(&self.session).forget_channel(remote.conn, remote.reference.id);
         if open && remote.own {
             self.give_back(remote.reference.slot);
         }
+        self.quieter();
         open
     }
 
     /// Breaks a channel off, unless it is over.
     pub(crate) fn reset_channel(&self, remote: &Remote) {
         if self.forget_channel(remote) {
-            self.send_or_park(&Head::Reset { conn_id: remote.conn_id, channel_id: remote.reference.id });
+            self.send_or_park(&Head::Reset { conn_id: remote.conn.id, channel_id: remote.reference.id });
         }
     }
 
     /// Closes a channel that this side sends, unless it is over.
     pub(crate) fn close_channel(&self, remote: &Remote) {
         if self.forget_channel(remote) {
-            self.send_or_park(&Head::Close { conn_id: remote.conn_id, channel_id: remote.reference.id });
+            self.send_or_park(&Head::Close { conn_id: remote.conn.id, channel_id: remote.reference.id });
         }
     }
 
     /// Grants credit on a link that has messages for it.
     pub(crate) fn grant_by_message(&self, remote: &Remote, grant: Grant) {
-        let (conn_id, channel_id) = (remote.conn_id, remote.reference.id);
+        let (conn_id, channel_id) = (remote.conn.id, remote.reference.id);
         self.send_or_park(&Head::Credit { conn_id, channel_id, bytes: grant.more });
     }
 }

@@ -2,7 +2,6 @@
 
 use std::{
     mem,
-    pin::pin,
     sync::PoisonError,
     task::{Context, Poll, Waker},
     time::Instant,
@@ -10,16 +9,16 @@ use std::{
 
 use tokio::task::AbortHandle;
 
-use super::Hub;
+use super::{Hub, Local};
 use crate::{
-    error::{LinkEnd, Violation},
+    error::LinkEnd,
     link::{Head, Receiver, Sink},
     rpc::{
         channel::End,
-        slot::Outcome,
+        slot::{ConnectOutcome, Outcome},
         waiters::{lock, wake_all},
     },
-    session::deadlines::Due,
+    session::{LeftOpen, deadlines::Due},
 };
 
 impl Hub {
@@ -29,17 +28,17 @@ impl Hub {
             let mut session = lock(&self.session);
             let Some(due) = session.deadlines.pop(now) else { return session.deadlines.next() };
             match due {
-                Due::Call { conn_id, request_id } => {
-                    let call = session.connection(conn_id).and_then(|open| open.calls.abandon(request_id));
+                Due::Call { conn, request_id } => {
+                    let call = session.connection(conn).and_then(|open| open.calls.abandon(request_id));
                     drop(session);
                     if let Some((slot, _)) = call {
-                        self.send_or_park(&Head::Cancel { conn_id, request_id });
+                        self.send_or_park(&Head::Cancel { conn_id: conn.id, request_id });
                         slot.complete(Outcome::TimedOut).into_iter().for_each(Waker::wake);
                     }
                 }
-                Due::Request { conn_id, request_id } => {
+                Due::Request { conn, request_id } => {
                     let handler =
-                        session.connection(conn_id).and_then(|open| open.serving.take_handler(request_id));
+                        session.connection(conn).and_then(|open| open.serving.take_handler(request_id));
                     drop(session);
                     if let Some(handler) = handler {
                         handler.abort();
@@ -47,11 +46,6 @@ impl Hub {
                 }
             }
         }
-    }
-
-    /// The peer broke a rule: the driver says goodbye with it.
-    pub(crate) fn violated(&self, violation: Violation) {
-        self.request_end(LinkEnd::Violation(violation));
     }
 
     /// Asks the driver to end the link.
@@ -70,19 +64,7 @@ impl Hub {
 
     /// How the link ended, if it has.
     pub(crate) fn ended(&self) -> Option<&LinkEnd> {
-        self.ended.get()
-    }
-
-    /// Waits for the end of the link.
-    pub(crate) async fn wait_for_end(&self) -> LinkEnd {
-        loop {
-            let mut told = pin!(self.closed.notified());
-            told.as_mut().enable(); // from here on nothing is missed
-            if let Some(end) = self.ended.get() {
-                return end.clone();
-            }
-            told.await;
-        }
+        self.root.ended()
     }
 
     /// Ends the link, once: everything that is open on it fails, every wait is over.
@@ -91,21 +73,23 @@ impl Hub {
         {
             // Under both locks: nothing is registered or sent from here on.
             let _out = lock(&self.out);
-            if self.ended.set(end.clone()).is_err() {
+            if !self.root.set_ended(end.clone()) {
                 return;
             }
         }
         let open = session.end();
-        drop(session);
-        open.handlers.iter().for_each(AbortHandle::abort);
-        for call in open.calls {
-            call.complete(Outcome::Ended(end.clone())).into_iter().for_each(Waker::wake);
+        for connection in &open.connections {
+            connection.local.set_ended(end.clone());
         }
-        for channel in open.channels {
-            channel.end(End::Link(end.clone()));
+        drop(session);
+        for connection in open.connections {
+            fail(connection, &end);
+        }
+        for connect in open.connects {
+            connect.slot.complete(ConnectOutcome::Ended(end.clone())).into_iter().for_each(Waker::wake);
         }
         lock(&self.starving).clear();
-        self.closed.notify_waiters();
+        self.quieter.notify_waiters();
         let mut wakers = lock(&self.room).take();
         wakers.extend(lock(&self.slots).take());
         wake_all(wakers);
@@ -122,6 +106,18 @@ impl Hub {
         let receiver = mem::replace(&mut *lock(&self.receive), Box::new(Released));
         drop((sender, table, receiver)); // outside of the locks
     }
+}
+
+/// Fails all that was open on a connection, and tells those who wait for its end. Under no lock.
+pub(super) fn fail(open: LeftOpen<Local>, end: &LinkEnd) {
+    open.handlers.iter().for_each(AbortHandle::abort);
+    for call in open.calls {
+        call.complete(Outcome::Ended(end.clone())).into_iter().for_each(Waker::wake);
+    }
+    for channel in open.channels {
+        channel.end(End::Link(end.clone()));
+    }
+    open.local.tell();
 }
 
 /// The receiver of a link that is over.

@@ -11,13 +11,14 @@
 //! own: links do not contend with each other.
 
 mod channels;
+mod connections;
 mod end;
 mod role;
 mod waiting;
 
 use std::{
     sync::{
-        Arc, Mutex, OnceLock, RwLock, Weak,
+        Arc, Mutex, OnceLock, RwLock,
         atomic::{AtomicBool, Ordering},
     },
     task::Waker,
@@ -25,15 +26,16 @@ use std::{
 
 use tokio::{runtime::Handle, sync::Notify, task::AbortHandle};
 
-use self::{role::Callers, waiting::Starving};
+use self::{connections::Leaving, role::Callers, waiting::Starving};
 use super::{
     block::is_blocking,
     channel::Channel,
-    connection::{Connection, Guard},
-    dispatch::ServiceDispatcher,
+    connect::Connecting,
     elements::Elements,
+    incoming::OnConnect,
     outgoing::Outgoing,
     slot::CallSlot,
+    state::ConnectionState,
     waiters::{Waiters, lock},
 };
 use crate::{
@@ -52,6 +54,8 @@ impl Ends for Local {
     type Call = Arc<CallSlot>;
     type Channel = Arc<Channel>;
     type Handler = AbortHandle;
+    type Connection = Arc<ConnectionState>;
+    type Connect = Connecting;
 }
 
 /// One link. See the module's documentation.
@@ -76,14 +80,18 @@ pub(crate) struct Hub {
     /// The driver has been woken to flush, and has not done so yet.
     flush_due: AtomicBool,
     pub(crate) runtime: Handle,
-    pub(crate) dispatcher: Option<Arc<dyn ServiceDispatcher>>,
+    /// The link's own connection, whose end is the link's.
+    pub(crate) root: Arc<ConnectionState>,
+    /// Who decides on virtual connections that the peer asks for.
+    pub(crate) on_connect: Option<Arc<OnConnect>>,
     /// What the driver is to end the link with.
     ending: OnceLock<LinkEnd>,
-    /// How the link ended, once it has.
-    ended: OnceLock<LinkEnd>,
-    /// Tells those who wait for the end.
-    closed: Notify,
-    guard: OnceLock<Weak<Guard>>,
+    /// Virtual connections whose last handle is gone.
+    leaving: Leaving,
+    /// Somebody waits until nothing is open any more.
+    draining: AtomicBool,
+    /// Tells those that something is over.
+    quieter: Notify,
 }
 
 /// The parts that a hub is made of.
@@ -95,7 +103,8 @@ pub(crate) struct HubParts {
     pub(crate) credit: Option<Arc<dyn CreditTable>>,
     pub(crate) interrupt: Option<Arc<dyn Interrupt>>,
     pub(crate) runtime: Handle,
-    pub(crate) dispatcher: Option<Arc<dyn ServiceDispatcher>>,
+    pub(crate) root: Arc<ConnectionState>,
+    pub(crate) on_connect: Option<Arc<OnConnect>>,
 }
 
 impl Hub {
@@ -116,22 +125,13 @@ impl Hub {
             spare: Mutex::default(),
             flush_due: AtomicBool::new(false),
             runtime: parts.runtime,
-            dispatcher: parts.dispatcher,
+            root: parts.root,
+            on_connect: parts.on_connect,
             ending: OnceLock::new(),
-            ended: OnceLock::new(),
-            closed: Notify::new(),
-            guard: OnceLock::new(),
+            leaving: Leaving::default(),
+            draining: AtomicBool::new(false),
+            quieter: Notify::new(),
         })
-    }
-
-    /// Names the handle whose last clone keeps the link open.
-    pub(crate) fn set_guard(&self, guard: Weak<Guard>) {
-        let _ = self.guard.set(guard);
-    }
-
-    /// A handle for what arrives; `None` while the link is closing.
-    pub(crate) fn connection(&self) -> Option<Connection> {
-        self.guard.get()?.upgrade().map(Connection::from_guard)
     }
 
     /// `flow.call.payload-limit`, on the sender's side.
@@ -202,7 +202,7 @@ impl Hub {
     }
 
     pub(crate) fn check_open(&self) -> Result<(), SendFault> {
-        self.ended.get().map_or(Ok(()), |end| Err(SendFault::Ended(end.clone())))
+        self.root.ended().map_or(Ok(()), |end| Err(SendFault::Ended(end.clone())))
     }
 }
 

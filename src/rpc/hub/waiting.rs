@@ -1,11 +1,11 @@
 //! Who waits for room, for a free channel or for credit, and who is woken when it comes.
 //!
-//! The pattern is one everywhere: try, leave the waker behind, try once more. What comes after the waker is
-//! there wakes it.
+//! The pattern is one everywhere, [`Hub::poll_attempt`]: try, leave the waker behind, try once more. What comes
+//! after the waker is there wakes it.
 
 use std::{
     sync::{Arc, atomic::Ordering},
-    task::{Context, Waker},
+    task::{Context, Poll, Waker},
 };
 
 use super::Hub;
@@ -14,14 +14,36 @@ use crate::{
     link::CreditTable,
     rpc::{
         channel::{Channel, Remote},
-        errors::Blocked,
+        errors::{Blocked, Obstacle},
         waiters::{lock, wake_all},
     },
 };
 
 impl Hub {
+    /// Tries until it is done, or the same is in the way as when the task's waker was left behind.
+    #[inline]
+    pub(crate) fn poll_attempt<T, E>(
+        &self,
+        cx: &Context<'_>,
+        mut attempt: impl FnMut() -> Result<T, Obstacle<E>>,
+    ) -> Poll<Result<T, E>> {
+        let mut waits_for = None;
+        loop {
+            let blocked = match attempt() {
+                Ok(done) => return Poll::Ready(Ok(done)),
+                Err(Obstacle::Final(error)) => return Poll::Ready(Err(error)),
+                Err(Obstacle::Blocked(blocked)) => blocked,
+            };
+            if waits_for == Some(blocked) {
+                return Poll::Pending;
+            }
+            self.wait_for(blocked, cx.waker());
+            waits_for = Some(blocked);
+        }
+    }
+
     /// Remembers a task that found something in its way. The caller tries once more afterwards.
-    pub(crate) fn wait_for(&self, blocked: Blocked, waker: &Waker) {
+    fn wait_for(&self, blocked: Blocked, waker: &Waker) {
         match blocked {
             Blocked::Slot => self.wait_for_slot(waker),
             // Only elements need credit, and their senders wait for it on their channel.

@@ -3,6 +3,7 @@
 //!
 //! | file | the other side is |
 //! |---|---|
+//! | `connections` | this library, on virtual connections |
 //! | `empty` | a service of this library, for once |
 //! | `peer` | a peer that writes messages of its own to a link within the process |
 //! | `waits` | parts of a link that answer as the test wants |
@@ -11,6 +12,7 @@
 //! Every runtime here has one thread: between two awaits of a test none of its tasks does anything. Each test
 //! was seen to fail with its fix taken back; its documentation says which.
 
+mod connections;
 mod empty;
 mod peer;
 #[cfg(target_os = "linux")]

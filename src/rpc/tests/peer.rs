@@ -22,7 +22,7 @@ use crate::{
         rx::Rx,
         waiters::lock,
     },
-    session::{answer::Verdict, channels::Arrived},
+    session::{answer::Verdict, channels::Arrived, connections::ConnKey},
     settings::Settings,
 };
 
@@ -116,7 +116,7 @@ async fn a_request_that_is_delivered_after_the_links_end_opens_nothing() {
     assert!(matches!(deliver.finish(), Some(LinkEnd::Closed)));
     assert_eq!(dispatched.load(Ordering::Relaxed), 0); // Relaxed: counted by this thread
     let mut session = lock(&hub.session);
-    let open = session.connection(0).expect("the root is always there");
+    let open = session.connection(ConnKey::ROOT).expect("the root is always there");
     assert!(!matches!(open.channels.arrived(1), Ok(Arrived::Open(_))));
     assert!(!open.serving.is_running(1));
 }
@@ -140,7 +140,10 @@ async fn a_call_that_timed_out_and_its_stream_keep_no_link_open() {
         };
         assert!(matches!(called, Err(CallError::TimedOut { .. })), "{called:?}");
         drop(connection);
-        assert!(matches!(within(hub.wait_for_end()).await, LinkEnd::Closed), "with a stream: {with_stream}");
+        assert!(
+            matches!(within(hub.root.wait_for_end()).await, LinkEnd::Closed),
+            "with a stream: {with_stream}"
+        );
     }
 }
 

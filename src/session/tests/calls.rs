@@ -6,7 +6,7 @@ use super::{MAX_PAYLOAD, METHOD, Scene, Seen, accepted, rule};
 use crate::{
     error::Violation,
     session::{
-        ROOT,
+        connections::ConnKey,
         deadlines::Due,
         metadata::{Metadata, MetadataValue},
     },
@@ -67,7 +67,7 @@ fn a_call_that_was_abandoned_is_in_flight_until_its_response() {
 fn the_deadline_of_a_call_goes_with_its_response() {
     let mut scene = Scene::new();
     let (now, later) = (Instant::now(), Duration::from_secs(1));
-    let due = Due::Call { conn_id: ROOT, request_id: 1 };
+    let due = Due::Call { conn: ConnKey::ROOT, request_id: 1 };
     scene.session.root.calls.start(1, vec![], Some(now + later));
     assert!(scene.session.deadlines.add(now + later, due));
     assert_eq!(scene.session.deadlines.pop(now), None, "not yet");
@@ -79,7 +79,7 @@ fn the_deadline_of_a_call_goes_with_its_response() {
 fn deadlines_come_up_in_order() {
     let mut scene = Scene::new();
     let (now, second) = (Instant::now(), Duration::from_secs(1));
-    let call = |request_id| Due::Call { conn_id: ROOT, request_id };
+    let call = |request_id| Due::Call { conn: ConnKey::ROOT, request_id };
     assert!(scene.session.deadlines.add(now + 2 * second, call(1)));
     assert!(scene.session.deadlines.add(now + second, call(2)), "it is the next one now");
     assert!(!scene.session.deadlines.add(now + 3 * second, call(3)));

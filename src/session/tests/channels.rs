@@ -1,7 +1,7 @@
 //! Channels: which ids may be opened, and what a message for each of them does.
 
 use super::{MAX_PAYLOAD, Scene, Seen, accepted, rule};
-use crate::error::Violation;
+use crate::{error::Violation, session::connections::ConnKey};
 
 fn element(channel: u32) -> Result<Seen, Violation> {
     Ok(Seen::Element { channel, payload: b"x".to_vec() })
@@ -125,7 +125,7 @@ fn what_comes_for_a_closed_channel_whose_reader_is_done_is_ignored() {
     let mut scene = Scene::new();
     scene.request(1, &[1]).unwrap();
     scene.close(1).unwrap();
-    assert!(scene.session.forget_channel(0, 1), "it was open until its reader was done");
+    assert!(scene.session.forget_channel(ConnKey::ROOT, 1), "it was open until its reader was done");
     assert_eq!(scene.data(1, b"x"), Ok(Seen::Nothing));
 }
 
@@ -134,7 +134,7 @@ fn whatever_comes_after_the_peers_reset_is_ignored() {
     let mut scene = Scene::new();
     scene.request(1, &[1]).unwrap();
     assert_eq!(scene.reset(1), Ok(Seen::Reset { channel: 1 }));
-    assert!(!scene.session.forget_channel(0, 1), "it is over");
+    assert!(!scene.session.forget_channel(ConnKey::ROOT, 1), "it is over");
     for seen in [scene.data(1, b"x"), scene.close(1), scene.reset(1), scene.credit(1)] {
         assert_eq!(seen, Ok(Seen::Nothing));
     }
@@ -144,7 +144,7 @@ fn whatever_comes_after_the_peers_reset_is_ignored() {
 fn whatever_comes_after_our_reset_is_ignored() {
     let mut scene = Scene::new();
     scene.call(&[20]);
-    assert!(scene.session.forget_channel(0, 2));
+    assert!(scene.session.forget_channel(ConnKey::ROOT, 2));
     for seen in [scene.data(2, b"x"), scene.close(2), scene.reset(2), scene.credit(2)] {
         assert_eq!(seen, Ok(Seen::Nothing));
     }
@@ -173,7 +173,7 @@ fn channels_that_come_and_go_leave_nothing_behind() {
         let call = scene.call(&[20]);
         scene.response(call, &[2 * number + 1]).unwrap();
         scene.reset(2 * number + 1).unwrap();
-        scene.session.forget_channel(0, 2 * number + 2);
+        scene.session.forget_channel(ConnKey::ROOT, 2 * number + 2);
     }
-    assert!(scene.session.end().channels.is_empty());
+    assert!(scene.left_open().1.is_empty());
 }

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::{MAX_REQUESTS, Scene, Seen, accepted, rule};
-use crate::error::Violation;
+use crate::{error::Violation, session::connections::ConnKey};
 
 // call.request-id.duplicate-detection
 #[test]
@@ -68,7 +68,7 @@ fn cancel_for_a_request_that_was_answered_is_ignored() {
     let mut scene = Scene::new();
     scene.request(1, &[]).unwrap();
     scene.session.root.serving.attach(1, 10).unwrap();
-    scene.session.root.serving.finish(1);
+    scene.session.finish(ConnKey::ROOT, 1);
     assert_eq!(scene.cancel(1), Ok(Seen::Nothing));
 }
 
@@ -76,9 +76,9 @@ fn cancel_for_a_request_that_was_answered_is_ignored() {
 fn a_handler_whose_request_is_gone_before_it_was_known_is_given_back_to_be_stopped() {
     let mut scene = Scene::new();
     scene.request(1, &[]).unwrap();
-    scene.session.root.serving.finish(1);
+    scene.session.finish(ConnKey::ROOT, 1);
     assert_eq!(scene.session.root.serving.attach(1, 10), Err(10));
-    assert!(scene.session.end().handlers.is_empty());
+    assert!(scene.left_open().2.is_empty());
 }
 
 #[test]
@@ -91,7 +91,7 @@ fn requests_beyond_the_limit_are_refused_until_one_is_answered() {
     assert_eq!(scene.request(8, &[]), Ok(Seen::Refused { request_id: 8 }), "it is not in flight here");
     scene.cancel(1).unwrap();
     assert_eq!(scene.request(8, &[]), Ok(Seen::Refused { request_id: 8 }), "Cancel makes no room");
-    scene.session.root.serving.finish(1);
+    scene.session.finish(ConnKey::ROOT, 1);
     assert_eq!(scene.request(9, &[]), accepted());
 }
 
@@ -113,10 +113,10 @@ fn a_flood_of_requests_and_cancels_leaves_nothing_behind() {
         scene.request(request_id, &[2 * request_id - 1]).unwrap();
         scene.cancel(request_id).unwrap();
     }
-    for request_id in 1..=10_000 {
-        scene.session.root.serving.finish(request_id);
+    for request_id in 1..=u64::from(MAX_REQUESTS) {
+        scene.session.finish(ConnKey::ROOT, request_id);
     }
-    let open = scene.session.end();
-    assert_eq!((open.calls.len(), open.handlers.len()), (0, 0));
-    assert_eq!(open.channels.len(), MAX_REQUESTS as usize, "those of the accepted ones");
+    let (calls, channels, handlers) = scene.left_open();
+    assert_eq!((calls.len(), handlers.len()), (0, 0));
+    assert_eq!(channels.len(), MAX_REQUESTS as usize, "those of the accepted ones");
 }

@@ -1,7 +1,7 @@
 //! Every state with every event, as tables: what is done in each cell. A change of behaviour is a diff here.
 
 use super::{Scene, Seen};
-use crate::error::Violation;
+use crate::{error::Violation, session::connections::ConnKey};
 
 /// Puts a scene into a state.
 type Enter = fn(&mut Scene);
@@ -42,6 +42,12 @@ fn told(seen: Result<Seen, Violation>) -> String {
         Ok(Seen::Reset { .. }) => "broken off",
         Ok(Seen::Credit { .. }) => "more credit",
         Ok(Seen::Refused { .. }) => "refused",
+        Ok(Seen::Connect { .. }) => "to be decided",
+        Ok(Seen::TooManyConnections { .. }) => "too many",
+        Ok(Seen::Accepted { .. }) => "open",
+        Ok(Seen::AcceptedTwice { .. }) => "id in use",
+        Ok(Seen::Rejected { .. }) => "rejected",
+        Ok(Seen::ConnectionGoodbye { .. }) => "its end",
         Ok(Seen::Goodbye { .. }) => "the link's end",
     }
     .to_owned()
@@ -67,7 +73,7 @@ fn our_calls_in_every_state() {
             Some(_) => "Cancel goes out".to_owned(),
             None => "ignored".to_owned(),
         }),
-        ("end", |scene| format!("{} to fail", scene.session.end().calls.len())),
+        ("end", |scene| format!("{} to fail", scene.left_open().0.len())),
     ];
     let expected = "
           | Response            | caller gone         | end
@@ -98,7 +104,7 @@ fn the_peers_requests_in_every_state() {
         }),
         ("answered", |scene| {
             running(scene);
-            scene.session.root.serving.finish(1);
+            scene.session.finish(ConnKey::ROOT, 1);
         }),
     ];
     let events: &[(&str, Event)] = &[
@@ -108,7 +114,7 @@ fn the_peers_requests_in_every_state() {
             Some(_) => "goes out".to_owned(),
             None => "dropped".to_owned(),
         }),
-        ("end", |scene| format!("{} to stop", scene.session.end().handlers.len())),
+        ("end", |scene| format!("{} to stop", scene.left_open().2.len())),
     ];
     let expected = "
           | Request             | Cancel              | answer              | end
@@ -137,7 +143,7 @@ fn channels_in_every_state() {
         ("closed", closed),
         ("read", |scene| {
             closed(scene);
-            scene.session.forget_channel(0, 1);
+            scene.session.forget_channel(ConnKey::ROOT, 1);
         }),
         ("reset", |scene| {
             open(scene);
