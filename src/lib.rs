@@ -117,6 +117,7 @@
 //! | stream | [`Tx`], [`Rx`], [`channel()`] |
 //! | know who calls, call back from a handler | [`Context`] |
 //! | open further connections on a link, each with a service of its own | [`Connection::connect`], [`Options::on_connect`] |
+//! | repeat a call whose outcome is not known, and have it run once | [`Call::with_nonce`], [`Deduplicate`] |
 //! | end gracefully | [`Connection::drain`], [`Connection::close`] |
 //! | know how a link ended | [`Connection::closed`], [`LinkEnd`] |
 //!
@@ -192,6 +193,7 @@ pub use rpc::{
     connect::ConnectOptions,
     connection::{Connection, Drained},
     context::Context,
+    dedup::{Deduplicate, Nonce},
     dispatch::{Dispatch, IncomingRequest, ServiceDispatcher},
     errors::{CallError, ConnectError, Never, RecvError, Refusal, SendError},
     incoming::IncomingConnection,

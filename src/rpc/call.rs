@@ -22,6 +22,7 @@ use super::{
     connect::encoded,
     connection::Connection,
     context::Context,
+    dedup::Nonce,
     deliver::Deliver,
     errors::{CallError, Obstacle, Refusal, sort},
     hub::Hub,
@@ -73,6 +74,7 @@ pub struct Call<A, T, E> {
     /// `None` once they were sent.
     arguments: Option<A>,
     timeout: Option<Duration>,
+    nonce: Option<Nonce>,
     metadata: Metadata,
     state: State,
     result: PhantomData<fn() -> (T, E)>,
@@ -102,6 +104,7 @@ impl<A, T, E> Call<A, T, E> {
             method,
             arguments: Some(arguments),
             timeout: None,
+            nonce: None,
             metadata: Metadata::new(),
             state: State::New,
             result: PhantomData,
@@ -122,6 +125,15 @@ impl<A, T, E> Call<A, T, E> {
     /// Sends metadata with the request. What is beyond the limits of [`Metadata`] refuses the call.
     pub fn with_metadata(mut self, metadata: Metadata) -> Self {
         self.metadata = metadata;
+        self
+    }
+
+    /// Marks the call, so that a service behind [`Deduplicate`](crate::Deduplicate) runs it once however often it
+    /// is made: for a call whose outcome is not known, make it again with the same nonce (protocol section 4).
+    ///
+    /// Calls that open streams are not deduplicated.
+    pub fn with_nonce(mut self, nonce: Nonce) -> Self {
+        self.nonce = Some(nonce);
         self
     }
 
@@ -152,7 +164,11 @@ impl<A, T, E> Call<A, T, E> {
     /// The metadata of the request as it goes out.
     fn encoded_metadata(&mut self) -> Result<Vec<u8>, Refusal> {
         if let Some(timeout) = self.timeout {
-            self.metadata.set_timeout(timeout);
+            let nanos = u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
+            self.metadata.set(Metadata::TIMEOUT, nanos);
+        }
+        if let Some(nonce) = self.nonce {
+            self.metadata.set(Nonce::KEY, nonce.to_bytes().to_vec());
         }
         encoded(&self.metadata)
     }

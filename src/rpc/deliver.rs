@@ -15,14 +15,12 @@ use std::{
     task::Waker,
 };
 
-use tokio::task::AbortHandle;
-
 use super::{
     channel::{Channel, End, Unclaimed, Way},
     clock::now,
     connect::Connecting,
     connection::Connection,
-    dispatch::IncomingRequest,
+    dispatch::{Handler, IncomingRequest},
     elements::Elements,
     hub::{Hub, Local},
     incoming::{IncomingConnection, NOT_LISTENING},
@@ -90,7 +88,7 @@ enum Todo<'m> {
         dead: Vec<Arc<Channel>>,
         channels: Unclaimed,
     },
-    Abort(AbortHandle),
+    Stop(Handler),
     End(Arc<Channel>, End),
     /// The peer asks for a connection.
     Decide(IncomingConnection),
@@ -184,7 +182,7 @@ impl<'h> Deliver<'h> {
                 let channels = self.open_channels(answer.conn, answer.channels);
                 self.response(call, opened, answer, channels)
             }
-            Delivery::Cancel { handler } => Todo::Abort(handler),
+            Delivery::Cancel { handler } => Todo::Stop(handler),
             // "Close ends a channel normally, sent by its data sender."
             Delivery::Closed { conn, channel } if lock(&channel.state).way == Way::Sending => {
                 let channel_id = channel.remote().map_or(0, |remote| remote.reference.id);
@@ -331,7 +329,7 @@ impl<'h> Deliver<'h> {
                 self.bury(dead);
                 drop(channels); // resets them
             }
-            Todo::Abort(handler) => handler.abort(),
+            Todo::Stop(handler) => handler.stop(),
             Todo::End(channel, end) => {
                 let reset = matches!(end, End::Reset);
                 channel.end(end);

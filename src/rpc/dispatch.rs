@@ -10,12 +10,14 @@ use std::{
 };
 
 use serde::Serialize;
+use tokio::task::AbortHandle;
 
 use super::{
     channel::Unclaimed,
     clock::now,
     connection::Connection,
     context::{Context, InContext},
+    dedup::{Joint, Recorder},
     errors::Never,
     hub::Hub,
     method::{Method, Service},
@@ -25,7 +27,9 @@ use super::{
     waiters::lock,
     wire::Arguments,
 };
-use crate::session::{Incoming, answer::Verdict, connections::ConnKey, metadata::Metadata};
+use crate::session::{
+    Incoming, answer::Verdict, connections::ConnKey, metadata::Metadata, serving::Attached,
+};
 
 /// Serves the requests of a connection. `#[adjoin::service]` writes one for each service.
 pub trait ServiceDispatcher: Send + Sync + 'static {
@@ -101,7 +105,42 @@ impl<'a> IncomingRequest<'a> {
 
     /// Answers that there is no such method.
     pub fn unknown_method(self) -> Dispatch {
-        self.responder.refuse(Verdict::UnknownMethod);
+        self.refuse(Verdict::UnknownMethod)
+    }
+
+    /// Answers with an error of the protocol.
+    pub(crate) fn refuse(self, verdict: Verdict) -> Dispatch {
+        self.responder.refuse(verdict);
+        Dispatch(())
+    }
+
+    /// Whether the request's arguments open channels.
+    pub(crate) fn opens_channels(&self) -> bool {
+        !self.channels.is_empty()
+    }
+
+    /// The answer is to be remembered.
+    pub(crate) fn recorded(mut self, recorder: Recorder) -> Self {
+        self.responder.record_with(recorder);
+        self
+    }
+
+    /// Answers with what was answered before.
+    pub(crate) fn answer_with(self, payload: Arc<[u8]>) -> Dispatch {
+        self.run(|responder| responder.payload(payload))
+    }
+
+    /// Answers with what the same request, which runs, will be answered.
+    pub(crate) fn join(self, joint: Arc<Joint>) -> Dispatch {
+        self.run(|responder| async move { responder.payload(joint.answer().await).await })
+    }
+
+    /// Answers by a task that Cancel stops.
+    fn run<Fut>(self, answer: impl FnOnce(Responder) -> Fut) -> Dispatch
+    where
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        spawn(self.connection.hub(), self.conn, self.request_id, false, answer(self.responder));
         Dispatch(())
     }
 
@@ -160,8 +199,17 @@ impl<'a> IncomingRequest<'a> {
         };
         let deadline = self.timeout.and_then(|timeout| now().checked_add(timeout));
         let context = Context::new(self.connection.clone(), self.request_id, method, self.metadata, deadline);
+        let outlives = self.responder.is_recorded();
         let run = InContext::new(context, answer(handler(arguments), self.responder));
-        start(self.connection.hub(), self.conn, self.request_id, method.inline, run);
+        let (hub, conn, request_id) = (self.connection.hub(), self.conn, self.request_id);
+        match deadline {
+            // The link, which would stop it in time, may be gone by then.
+            Some(at) if outlives => {
+                let run = async move { drop(tokio::time::timeout_at(at.into(), run).await) };
+                spawn(hub, conn, request_id, true, run);
+            }
+            _ => start(hub, conn, request_id, method.inline, outlives, run),
+        }
         Dispatch(())
     }
 }
@@ -177,7 +225,7 @@ impl std::fmt::Debug for IncomingRequest<'_> {
 
 /// Runs a handler: in place if it is `inline` and does not wait, as a task otherwise. A handler that panics
 /// drops its responder, which answers Cancelled; the panic is reported by the process's panic hook.
-fn start<F>(hub: &Hub, conn: ConnKey, request_id: u64, inline: bool, mut run: InContext<F>)
+fn start<F>(hub: &Hub, conn: ConnKey, request_id: u64, inline: bool, outlives: bool, mut run: InContext<F>)
 where
     F: Future<Output = ()> + Send + 'static,
 {
@@ -188,12 +236,51 @@ where
             Ok(Poll::Ready(())) | Err(_) => return,
         }
     }
-    let handler = hub.runtime.spawn(run).abort_handle();
+    spawn(hub, conn, request_id, outlives, run);
+}
+
+/// Runs what answers a request as a task.
+fn spawn<F>(hub: &Hub, conn: ConnKey, request_id: u64, outlives: bool, run: F)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let handler = Handler { task: hub.runtime.spawn(run).abort_handle(), outlives };
     let mut session = lock(&hub.session);
-    if let Some(open) = session.connection(conn)
-        && let Err(handler) = open.serving.attach(request_id, handler)
-    {
+    let Some(open) = session.connection(conn) else {
         drop(session);
-        handler.abort();
+        return handler.link_ended();
+    };
+    match open.serving.attach(request_id, handler) {
+        Attached::Running => {}
+        Attached::Stop(handler) => {
+            drop(session);
+            handler.stop();
+        }
+        Attached::Gone(handler) => {
+            drop(session);
+            handler.link_ended();
+        }
+    }
+}
+
+/// What stops a handler.
+#[derive(Debug)]
+pub(crate) struct Handler {
+    task: AbortHandle,
+    /// It goes on when its link ends: somebody may ask for its answer on another one.
+    outlives: bool,
+}
+
+impl Handler {
+    /// The request was cancelled, or its time is over.
+    pub(crate) fn stop(&self) {
+        self.task.abort();
+    }
+
+    /// The link is over, or the connection.
+    pub(crate) fn link_ended(&self) {
+        if !self.outlives {
+            self.task.abort();
+        }
     }
 }

@@ -7,6 +7,7 @@
 //! | `connect`, `incoming` | virtual connections, opened from either side |
 //! | `call`, `slot`, `block` | a call of ours, where its answer arrives, waiting on a plain thread |
 //! | `dispatch`, `respond`, `context` | a request of the peer's, its one answer, what its handler can know |
+//! | `dedup` | requests that may come twice, and run once |
 //! | `tx`, `rx`, `channel`, `elements`, `scope` | streams, and how handles find their channels |
 //! | `hub`, `outgoing`, `deliver`, `driver`, `waiters`, `turn`, `clock` | what works on a link: shared state, way out, way in, task |
 
@@ -17,6 +18,7 @@ mod clock;
 pub(crate) mod connect;
 pub(crate) mod connection;
 pub(crate) mod context;
+pub(crate) mod dedup;
 mod deliver;
 pub(crate) mod dispatch;
 mod driver;

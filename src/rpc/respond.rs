@@ -1,11 +1,16 @@
 //! The one answer to each request.
 
-use std::{future::poll_fn, sync::Arc};
+use std::{
+    future::poll_fn,
+    sync::Arc,
+    task::{Context, Poll},
+};
 
 use serde::Serialize;
 
 use super::{
     connection::Connection,
+    dedup::Recorder,
     errors::{Blocked, Never, Obstacle, SendError, sort},
     hub::{Hub, Local},
     outgoing::{Bytes, Outgoing},
@@ -14,7 +19,7 @@ use super::{
     wire::encode_value,
 };
 use crate::{
-    link::{Body, ChannelRef, EncodeFault, Encoder, Head},
+    link::{Body, ChannelRef, EncodeFault, Encoder, Head, message::encode_into},
     session::{Session, answer::Verdict, connections::ConnKey},
 };
 
@@ -25,11 +30,23 @@ pub(crate) struct Responder {
     conn: ConnKey,
     request_id: u64,
     answered: bool,
+    /// Remembers the answer, for the same request when it comes again.
+    recorder: Option<Recorder>,
 }
 
 impl Responder {
     pub(crate) fn new(connection: Connection, conn: ConnKey, request_id: u64) -> Self {
-        Responder { connection, conn, request_id, answered: false }
+        Responder { connection, conn, request_id, answered: false, recorder: None }
+    }
+
+    /// The answer is to be remembered.
+    pub(crate) fn record_with(&mut self, recorder: Recorder) {
+        self.recorder = Some(recorder);
+    }
+
+    /// Whether the answer is remembered, so that the handler has a reason to go on when nobody waits here.
+    pub(crate) fn is_recorded(&self) -> bool {
+        self.recorder.is_some()
     }
 
     /// Answers with what the handler returned. Waits while the link is full, or if the result opens channels,
@@ -37,13 +54,18 @@ impl Responder {
     /// requests that it may have running.
     ///
     /// The result is encoded straight into the link, under the locks of session and sender.
-    pub(crate) fn result<T, E>(mut self, result: Result<T, E>) -> impl Future<Output = ()> + Send
+    pub(crate) async fn result<T, E>(mut self, result: Result<T, E>)
     where
         T: Serialize + Send + 'static,
         E: Serialize + Send + 'static,
     {
+        if let Some(recorder) = self.recorder.take()
+            && let Some(payload) = recorded(recorder, &result, self.connection.hub())
+        {
+            return self.payload(payload).await;
+        }
         poll_fn(move |cx| {
-            let mut encode = |out: &mut Encoder<'_>, first_id: u64| match &result {
+            self.poll_answer(cx, &mut |out, first_id| match &result {
                 Ok(value) => {
                     out.extend(Verdict::Ok.bytes());
                     scope::encoding(first_id, || encode_value(value, out))
@@ -54,14 +76,33 @@ impl Responder {
                     encode_value(error, out).map_err(scope::fault_without_scope)?;
                     Ok(Vec::new())
                 }
-            };
-            let hub = Arc::clone(self.connection.hub());
-            hub.poll_attempt::<_, Never>(cx, || self.answer(&mut encode).map_err(Obstacle::Blocked)).map(drop)
+            })
         })
+        .await;
+    }
+
+    /// Answers with a payload that is there already. Waits as [`result`](Responder::result).
+    pub(crate) async fn payload(mut self, payload: Arc<[u8]>) {
+        poll_fn(move |cx| {
+            self.poll_answer(cx, &mut |out, _| {
+                out.extend(&payload);
+                Ok(Vec::new())
+            })
+        })
+        .await;
+    }
+
+    fn poll_answer(&mut self, cx: &Context<'_>, encode: &mut EncodeAnswer<'_>) -> Poll<()> {
+        let Responder { connection, conn, request_id, answered, .. } = self;
+        let attempt = || answer(connection, *conn, *request_id, encode).map_err(Obstacle::Blocked);
+        connection.hub().poll_attempt::<_, Never>(cx, attempt).map(|_| *answered = true)
     }
 
     /// Answers with an error of the protocol.
     pub(crate) fn refuse(mut self, verdict: Verdict) {
+        if let Some(recorder) = self.recorder.take() {
+            recorder.withdraw(verdict);
+        }
         self.refuse_with(verdict);
     }
 
@@ -83,12 +124,38 @@ impl Responder {
         hub.quieter();
         self.answered = true;
     }
+}
 
-    fn answer(&mut self, encode: &mut EncodeAnswer<'_>) -> Result<(), Blocked> {
-        answer(&self.connection, self.conn, self.request_id, encode)?;
-        self.answered = true;
-        Ok(())
+/// Records what the handler returned, as the payload that answers it. `None`: it opens channels, so it is for this
+/// caller alone, and the record is that nobody knows.
+fn recorded<T, E>(recorder: Recorder, result: &Result<T, E>, hub: &Hub) -> Option<Arc<[u8]>>
+where
+    T: Serialize + 'static,
+    E: Serialize + 'static,
+{
+    struct Plain<'a, T, E>(&'a Result<T, E>, &'a Hub);
+    impl<T: Serialize + 'static, E: Serialize + 'static> Body for Plain<'_, T, E> {
+        fn encode(&mut self, out: &mut Encoder<'_>) -> Result<(), EncodeFault> {
+            match self.0 {
+                Ok(value) => {
+                    out.extend(Verdict::Ok.bytes());
+                    encode_value(value, out)
+                }
+                Err(error) => {
+                    out.extend(Verdict::User.bytes());
+                    encode_value(error, out)
+                }
+            }
+            .map_err(scope::fault_without_scope)?;
+            self.1.check_payload(out.len())
+        }
     }
+    let (mut room, mut channels) = (Vec::new(), Vec::new());
+    // What cannot be encoded is refused once more, and logged, where it is sent.
+    let len = encode_into(&mut Plain(result, hub), &mut room, &mut channels).ok()?;
+    let payload: Arc<[u8]> = room.get(..len)?.into();
+    recorder.record(&payload);
+    Some(payload)
 }
 
 /// Sends the answer to a request, unless it has ended with its link. `Err`: what is in the way; nothing has

@@ -115,10 +115,10 @@ impl Metadata {
         self.get(Self::TIMEOUT)?.as_u64().map(Duration::from_nanos)
     }
 
-    /// Makes this the call's timeout, whatever it was before.
-    pub(crate) fn set_timeout(&mut self, timeout: Duration) {
-        self.entries.retain(|(key, _)| key != Self::TIMEOUT);
-        self.push(Self::TIMEOUT, u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX));
+    /// Makes this the one entry with this key, behind the others.
+    pub(crate) fn set(&mut self, key: &str, value: impl Into<MetadataValue>) {
+        self.entries.retain(|(known, _)| known != key);
+        self.push(key, value);
     }
 
     /// Encodes the entries for a [`Head`](crate::link::Head); nothing for none.

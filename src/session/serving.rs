@@ -26,6 +26,18 @@ struct Running<E: Ends> {
     deadline: Option<Instant>,
 }
 
+/// What became of a handler that was [attached](Serving::attach).
+#[derive(Debug, PartialEq, Eq)]
+#[must_use]
+pub(crate) enum Attached<H> {
+    /// It runs.
+    Running,
+    /// The request was told to stop meanwhile, and so must this.
+    Stop(H),
+    /// The request was answered already, which ended the handler; or the connection ended.
+    Gone(H),
+}
+
 impl<E: Ends> Serving<E> {
     #[inline]
     pub(crate) fn new() -> Self {
@@ -55,17 +67,16 @@ impl<E: Ends> Serving<E> {
         self.running.insert(request_id, Running { handler: None, stopped: false, deadline });
     }
 
-    /// Names what stops the handler. Gives it back if it is to be stopped at once.
+    /// Names what stops the handler. Gives it back if nobody will ask for it.
     #[inline]
-    pub(crate) fn attach(&mut self, request_id: u64, handler: E::Handler) -> Result<(), E::Handler> {
+    pub(crate) fn attach(&mut self, request_id: u64, handler: E::Handler) -> Attached<E::Handler> {
         match self.running.get_mut(&request_id) {
-            Some(running) if running.stopped => Err(handler),
+            Some(running) if running.stopped => Attached::Stop(handler),
             Some(running) => {
                 running.handler = Some(handler);
-                Ok(())
+                Attached::Running
             }
-            // It was answered already, which ended the handler; or the link ended, and then it must.
-            None => Err(handler),
+            None => Attached::Gone(handler),
         }
     }
 

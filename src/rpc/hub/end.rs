@@ -7,14 +7,13 @@ use std::{
     time::Instant,
 };
 
-use tokio::task::AbortHandle;
-
 use super::{Hub, Local};
 use crate::{
     error::LinkEnd,
     link::{Head, Receiver, Sink},
     rpc::{
         channel::End,
+        dispatch::Handler,
         slot::{ConnectOutcome, Outcome},
         waiters::{lock, wake_all},
     },
@@ -41,7 +40,7 @@ impl Hub {
                         session.connection(conn).and_then(|open| open.serving.take_handler(request_id));
                     drop(session);
                     if let Some(handler) = handler {
-                        handler.abort();
+                        handler.stop();
                     }
                 }
             }
@@ -110,7 +109,7 @@ impl Hub {
 
 /// Fails all that was open on a connection, and tells those who wait for its end. Under no lock.
 pub(super) fn fail(open: LeftOpen<Local>, end: &LinkEnd) {
-    open.handlers.iter().for_each(AbortHandle::abort);
+    open.handlers.iter().for_each(Handler::link_ended);
     for call in open.calls {
         call.complete(Outcome::Ended(end.clone())).into_iter().for_each(Waker::wake);
     }

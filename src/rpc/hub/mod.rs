@@ -24,13 +24,14 @@ use std::{
     task::Waker,
 };
 
-use tokio::{runtime::Handle, sync::Notify, task::AbortHandle};
+use tokio::{runtime::Handle, sync::Notify};
 
 use self::{connections::Leaving, role::Callers, waiting::Starving};
 use super::{
     block::is_blocking,
     channel::Channel,
     connect::Connecting,
+    dispatch::Handler,
     elements::Elements,
     incoming::OnConnect,
     outgoing::Outgoing,
@@ -53,7 +54,7 @@ pub(crate) struct Local;
 impl Ends for Local {
     type Call = Arc<CallSlot>;
     type Channel = Arc<Channel>;
-    type Handler = AbortHandle;
+    type Handler = Handler;
     type Connection = Arc<ConnectionState>;
     type Connect = Connecting;
 }

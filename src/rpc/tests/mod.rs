@@ -4,6 +4,7 @@
 //! | file | the other side is |
 //! |---|---|
 //! | `connections` | this library, on virtual connections |
+//! | `dedup` | this library, which repeats itself |
 //! | `empty` | a service of this library, for once |
 //! | `peer` | a peer that writes messages of its own to a link within the process |
 //! | `waits` | parts of a link that answer as the test wants |
@@ -13,6 +14,7 @@
 //! was seen to fail with its fix taken back; its documentation says which.
 
 mod connections;
+mod dedup;
 mod empty;
 mod peer;
 #[cfg(target_os = "linux")]

@@ -8,6 +8,7 @@ use crate::{
         Quota, Session,
         connections::ConnKey,
         metadata::{Metadata, MetadataValue},
+        serving::Attached,
     },
 };
 
@@ -311,9 +312,9 @@ fn the_end_gives_back_what_was_open_and_nothing_else() {
     scene.response(answered, &[]).unwrap();
     scene.session.root.calls.abandon(abandoned);
     scene.request(1, &[1, 3]).unwrap();
-    scene.session.root.serving.attach(1, 10).unwrap();
+    assert_eq!(scene.session.root.serving.attach(1, 10), Attached::Running);
     scene.request(2, &[]).unwrap();
-    scene.session.root.serving.attach(2, 11).unwrap();
+    assert_eq!(scene.session.root.serving.attach(2, 11), Attached::Running);
     scene.cancel(2).unwrap();
     scene.reset(3).unwrap();
 

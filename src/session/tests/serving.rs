@@ -3,7 +3,10 @@
 use std::time::Instant;
 
 use super::{MAX_REQUESTS, Scene, Seen, accepted, rule};
-use crate::{error::Violation, session::connections::ConnKey};
+use crate::{
+    error::Violation,
+    session::{connections::ConnKey, serving::Attached},
+};
 
 // call.request-id.duplicate-detection
 #[test]
@@ -49,7 +52,7 @@ fn cancel_for_an_unknown_id_is_ignored() {
 fn cancel_stops_a_handler_once() {
     let mut scene = Scene::new();
     scene.request(1, &[]).unwrap();
-    scene.session.root.serving.attach(1, 10).unwrap();
+    assert_eq!(scene.session.root.serving.attach(1, 10), Attached::Running);
     assert_eq!(scene.cancel(1), Ok(Seen::Cancel { handler: 10 }));
     assert_eq!(scene.cancel(1), Ok(Seen::Nothing));
     assert!(scene.session.root.serving.is_running(1), "it is still to be answered");
@@ -60,14 +63,14 @@ fn cancel_before_the_handler_is_known_stops_it_when_it_is() {
     let mut scene = Scene::new();
     scene.request(1, &[]).unwrap();
     assert_eq!(scene.cancel(1), Ok(Seen::Nothing));
-    assert_eq!(scene.session.root.serving.attach(1, 10), Err(10));
+    assert_eq!(scene.session.root.serving.attach(1, 10), Attached::Stop(10));
 }
 
 #[test]
 fn cancel_for_a_request_that_was_answered_is_ignored() {
     let mut scene = Scene::new();
     scene.request(1, &[]).unwrap();
-    scene.session.root.serving.attach(1, 10).unwrap();
+    assert_eq!(scene.session.root.serving.attach(1, 10), Attached::Running);
     scene.session.finish(ConnKey::ROOT, 1);
     assert_eq!(scene.cancel(1), Ok(Seen::Nothing));
 }
@@ -77,7 +80,7 @@ fn a_handler_whose_request_is_gone_before_it_was_known_is_given_back_to_be_stopp
     let mut scene = Scene::new();
     scene.request(1, &[]).unwrap();
     scene.session.finish(ConnKey::ROOT, 1);
-    assert_eq!(scene.session.root.serving.attach(1, 10), Err(10));
+    assert_eq!(scene.session.root.serving.attach(1, 10), Attached::Gone(10));
     assert!(scene.left_open().2.is_empty());
 }
 

@@ -1,7 +1,10 @@
 //! Every state with every event, as tables: what is done in each cell. A change of behaviour is a diff here.
 
 use super::{Scene, Seen};
-use crate::{error::Violation, session::connections::ConnKey};
+use crate::{
+    error::Violation,
+    session::{connections::ConnKey, serving::Attached},
+};
 
 /// Puts a scene into a state.
 type Enter = fn(&mut Scene);
@@ -92,7 +95,7 @@ fn the_peers_requests_in_every_state() {
     }
     fn running(scene: &mut Scene) {
         started(scene);
-        scene.session.root.serving.attach(1, 10).unwrap();
+        assert_eq!(scene.session.root.serving.attach(1, 10), Attached::Running);
     }
     let states: &[(&str, Enter)] = &[
         ("unknown", |_| {}),
