@@ -195,7 +195,7 @@ pub use rpc::{
     context::Context,
     dedup::{Deduplicate, Nonce},
     dispatch::{Dispatch, IncomingRequest, ServiceDispatcher},
-    errors::{CallError, ConnectError, Never, RecvError, Refusal, SendError},
+    errors::{CallError, ConnectError, EncodeError, Never, RecvError, Refusal, SendError},
     incoming::IncomingConnection,
     method::{Method, Service},
     method_id::MethodId,

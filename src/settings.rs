@@ -44,15 +44,15 @@ impl Default for Settings {
 
 impl Settings {
     /// The longest payload of a request, a response or a stream's element, in bytes. Default: 1 MiB. The
-    /// lower of both peers' values holds (protocol section 3). On shared memory a message must also fit the
-    /// ring: see [`ring_bytes`](Settings::ring_bytes).
+    /// lower of both peers' values holds (protocol section 3); on shared memory the host's does, and a message
+    /// must also fit the ring: see [`ring_bytes`](Settings::ring_bytes).
     pub fn max_payload_size(mut self, bytes: u32) -> Self {
         self.max_payload_size = bytes;
         self
     }
 
     /// The bytes that a sender may be ahead of the application that reads the channel. Default: 64 KiB. The
-    /// lower of both peers' values holds.
+    /// lower of both peers' values holds; on shared memory the host's does.
     pub fn initial_channel_credit(mut self, bytes: u32) -> Self {
         self.initial_channel_credit = bytes;
         self

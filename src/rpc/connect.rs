@@ -5,7 +5,7 @@ use std::{fmt, future::poll_fn, sync::Arc};
 use super::{
     connection::Connection,
     dispatch::ServiceDispatcher,
-    errors::{ConnectError, Refusal},
+    errors::{ConnectError, EncodeError, Refusal},
     slot::{ConnectOutcome, ConnectSlot},
 };
 use crate::session::metadata::Metadata;
@@ -56,7 +56,7 @@ impl fmt::Debug for ConnectOptions {
 /// Metadata as it goes out, within its limits.
 pub(crate) fn encoded(metadata: &Metadata) -> Result<Vec<u8>, Refusal> {
     metadata.check()?;
-    metadata.encode().map_err(|error| Refusal::Serialize(super::errors::postcard_text::Text::new(error)))
+    metadata.encode().map_err(|error| Refusal::Serialize(EncodeError::new(error)))
 }
 
 /// A Connect of ours: who waits for its answer, and what is to serve the connection.

@@ -121,7 +121,7 @@ pub enum Refusal {
     Metadata(#[from] MetadataError),
     /// The value's own `Serialize` failed, or it is of a kind that postcard cannot express.
     #[error("a value cannot be encoded: {0}")]
-    Serialize(postcard_text::Text),
+    Serialize(#[source] EncodeError),
     /// More streams in one call than the link can ever have open.
     #[error("{count} streams in one message, at most {limit} can be opened (Settings::channel_slots)")]
     TooManyStreams {
@@ -152,24 +152,24 @@ pub enum Refusal {
     HandleMisplaced,
 }
 
-/// What postcard says of a value, without its type in our interface.
-pub(crate) mod postcard_text {
-    /// A sentence on why a value could not be encoded.
-    #[derive(Clone, Debug, PartialEq, Eq)]
-    pub struct Text(postcard::Error);
+/// Why a value could not be encoded: its own `Serialize` failed, or it is of a kind that the format does not have,
+/// such as a sequence whose length is not known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EncodeError(postcard::Error);
 
-    impl std::fmt::Display for Text {
-        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            self.0.fmt(f)
-        }
-    }
-
-    impl Text {
-        pub(crate) fn new(error: postcard::Error) -> Self {
-            Text(error)
-        }
+impl EncodeError {
+    pub(crate) fn new(error: postcard::Error) -> Self {
+        EncodeError(error)
     }
 }
+
+impl std::fmt::Display for EncodeError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl std::error::Error for EncodeError {}
 
 /// Why an element could not be sent.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -239,7 +239,7 @@ pub(crate) fn refusal(fault: EncodeFault) -> Refusal {
     match fault {
         EncodeFault::PayloadTooLarge { len, limit } => Refusal::PayloadTooLarge { len, limit },
         EncodeFault::ElementTooLarge { len, window } => Refusal::ElementTooLarge { len, window },
-        EncodeFault::Serialize(error) => Refusal::Serialize(postcard_text::Text::new(error)),
+        EncodeFault::Serialize(error) => Refusal::Serialize(EncodeError::new(error)),
         EncodeFault::TooManyChannels { count, limit } => Refusal::TooManyStreams { count, limit },
         EncodeFault::Handle(HandleFault::Passed) => Refusal::HandleInUse,
         EncodeFault::Handle(HandleFault::Misplaced) => Refusal::HandleMisplaced,

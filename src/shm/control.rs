@@ -56,7 +56,8 @@ impl Control {
         descriptors: &[BorrowedFd<'_>],
     ) -> Result<(), HandshakeError> {
         let mut frame = [0; HEAD + LONGEST];
-        let body = postcard::to_slice(message, &mut frame[HEAD..]).map_err(HandshakeError::Malformed)?.len();
+        let body =
+            postcard::to_slice(message, &mut frame[HEAD..]).map_err(|_| HandshakeError::Malformed)?.len();
         frame[..HEAD].copy_from_slice(&head(body));
         let mut rest = &frame[..HEAD + body];
         let mut attached = descriptors;
@@ -85,7 +86,7 @@ impl Control {
         self.fill(&mut found, &mut descriptors).await?;
         let body = frame.get_mut(..body_len(&found)?).unwrap_or_default();
         self.fill(body, &mut descriptors).await?;
-        let message = postcard::from_bytes(body).map_err(HandshakeError::Malformed)?;
+        let message = postcard::from_bytes(body).map_err(|_| HandshakeError::Malformed)?;
         let (found, expected) = (descriptors.len(), expected(&message));
         if found != expected {
             return Err(HandshakeError::Descriptors { found, expected });

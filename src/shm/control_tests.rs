@@ -127,7 +127,7 @@ async fn nonsense_is_refused_by_what_is_wrong_with_it() {
     assert!(matches!(refused(b"GET / HTTP/1.1\r\n").await, HandshakeError::NotAdjoin));
     assert!(matches!(refused(&other).await, HandshakeError::Version { found: 9, expected: VERSION }));
     assert!(matches!(refused(&long).await, HandshakeError::TooLong { len: 65_535, limit: LONGEST }));
-    assert!(matches!(refused(&[head(0).as_slice(), b""].concat()).await, HandshakeError::Malformed(_)));
+    assert!(matches!(refused(&[head(0).as_slice(), b""].concat()).await, HandshakeError::Malformed));
     assert!(matches!(refused(&head(5)).await, HandshakeError::Closed));
     assert!(matches!(refused(b"").await, HandshakeError::Closed));
 }

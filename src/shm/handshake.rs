@@ -58,7 +58,7 @@ pub enum HandshakeError {
     },
     /// A message does not decode.
     #[error("the peer sent a message that does not decode")]
-    Malformed(#[source] postcard::Error),
+    Malformed,
     /// A message came that has no place there.
     #[error("the peer sent a message out of order")]
     OutOfOrder,
