@@ -2,11 +2,13 @@
 //!
 //! Counts, for a small call with no streams, on the caller's side: one lock of the session and one of the
 //! sender for the request, no thread switch and no task between the caller and the link, one copy (the
-//! encoding), one allocation (the slot for the answer). The answer costs what `deliver` says.
+//! encoding), no allocation in steady state (the slot for the answer is a used one). The answer costs what
+//! `deliver` says.
 
 use std::{
     future::Future,
     marker::PhantomData,
+    mem,
     pin::Pin,
     sync::Arc,
     task::{Context as TaskContext, Poll, Waker},
@@ -18,6 +20,7 @@ use tokio::time::Sleep;
 
 use super::{
     block::block_on_link,
+    channel::Unclaimed,
     clock::now,
     connect::encoded,
     connection::Connection,
@@ -29,7 +32,7 @@ use super::{
     method::Method,
     respond::BindingBody,
     scope,
-    slot::{CallSlot, Outcome, timed_out},
+    slot::{Answer, CallSlot, Outcome, timed_out},
     waiters::{lock, try_lock},
     wire::{Arguments, decode_value},
 };
@@ -238,7 +241,7 @@ fn send_request<A: Arguments, E>(
     let head = Head::Request { conn_id: conn.id, request_id, method_id: method.id.get(), metadata };
     let mut out = lock(&hub.out);
     hub.noted(out.send(&head, &mut body)).map_err(sort)?;
-    let slot = CallSlot::new();
+    let slot = CallSlot::take();
     open.calls.start(Arc::clone(&slot), body.channels(), deadline);
     let alone = open.calls.in_flight() == 1;
     body.adopt(connection, &mut session, conn);
@@ -278,17 +281,12 @@ where
         block_on_link(&hub, self)
     }
 
-    fn read(outcome: Outcome, timeout: Option<Duration>) -> Result<T, CallError<E>> {
-        let answer = match outcome {
-            Outcome::Answer(answer) => answer,
-            Outcome::TimedOut => return Err(timed_out(timeout)),
-            Outcome::Ended(end) => return Err(CallError::Ended(end)),
-        };
-        let Some((verdict, value)) = Verdict::split(&answer.payload) else {
+    fn read(payload: &[u8], channels: Unclaimed) -> Result<T, CallError<E>> {
+        let Some((verdict, value)) = Verdict::split(payload) else {
             return Err(CallError::InvalidResponse);
         };
         match verdict {
-            Verdict::Ok => match scope::decoding(answer.channels, || decode_value(value)) {
+            Verdict::Ok => match scope::decoding(channels, || decode_value(value)) {
                 (Ok(value), true) => Ok(value),
                 _ => Err(CallError::InvalidResponse),
             },
@@ -324,8 +322,18 @@ where
         }
         let State::Waiting { slot, .. } = &this.state else { return Poll::Pending };
         let outcome = std::task::ready!(slot.poll(cx));
-        this.state = State::Done;
-        Poll::Ready(Self::read(outcome, this.timeout))
+        let done = mem::replace(&mut this.state, State::Done);
+        Poll::Ready(match outcome {
+            Outcome::Answer(Answer { payload, channels }) => {
+                let result = Self::read(&payload, channels);
+                if let State::Waiting { slot, .. } = done {
+                    CallSlot::keep(slot, payload);
+                }
+                result
+            }
+            Outcome::TimedOut => Err(timed_out(this.timeout)),
+            Outcome::Ended(end) => Err(CallError::Ended(end)),
+        })
     }
 }
 

@@ -4,7 +4,7 @@
 //! next, so that a run of elements takes it once, and is let go before anything is handed to application
 //! code. Tasks are woken at the end of the drain: one wake of a reader for all elements that it brought.
 //!
-//! Counts, per message: a call's answer is one look-up, one copy into a vector of its own (one allocation)
+//! Counts, per message: a call's answer is one look-up, one copy into its slot (no allocation in steady state)
 //! and one wake; a run of elements of one channel is
 //! one look-up and one lock, and for each one copy and no allocation.
 
@@ -289,14 +289,14 @@ impl<'h> Deliver<'h> {
         let kills = Verdict::split(answer.payload).is_none_or(|(verdict, _)| verdict.kills_channels());
         let dead = if kills { opened } else { Vec::new() };
         match call {
+            Some(slot) if channels.is_empty() && dead.is_empty() => {
+                // Nothing in it takes the session's lock, which the next answer needs again.
+                self.wakers.extend(slot.answer(answer.payload, channels));
+                Todo::Nothing
+            }
             Some(slot) => {
                 let answer = Answer { payload: answer.payload.to_vec(), channels };
-                if !answer.channels.is_empty() || !dead.is_empty() {
-                    return Todo::Complete { slot, answer, dead };
-                }
-                // Nothing in it takes the session's lock, which the next answer needs again.
-                self.wakers.extend(slot.complete(Outcome::Answer(answer)));
-                Todo::Nothing
+                Todo::Complete { slot, answer, dead }
             }
             None => Todo::Abandoned { dead, channels },
         }

@@ -1,8 +1,9 @@
 //! Where a caller waits for its answer.
 
 use std::{
+    cell::RefCell,
     mem,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, Waker},
     time::Duration,
 };
@@ -17,7 +18,13 @@ use crate::{error::LinkEnd, session::metadata::Metadata};
 ///      └────────close───────┴─────────────^      (the caller is gone)
 /// ```
 pub(crate) struct Slot<T> {
-    state: Mutex<State<T>>,
+    inner: Mutex<Inner<T>>,
+}
+
+struct Inner<T> {
+    state: State<T>,
+    /// Room for an answer's payload, from a call before.
+    spare: Vec<u8>,
 }
 
 /// Where the answer to a call arrives.
@@ -63,7 +70,7 @@ pub(crate) enum ConnectOutcome {
 impl<T> Slot<T> {
     #[inline]
     pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Slot { state: Mutex::new(State::Waiting(None)) })
+        Arc::new(Slot { inner: Mutex::new(Inner { state: State::Waiting(None), spare: Vec::new() }) })
     }
 
     /// Hands the outcome to the caller, once; later ones are dropped. The waker is to be woken outside of
@@ -71,16 +78,23 @@ impl<T> Slot<T> {
     #[must_use]
     #[inline]
     pub(crate) fn complete(&self, outcome: T) -> Option<Waker> {
-        let mut state = lock(&self.state);
-        match &mut *state {
+        self.complete_with(outcome, |outcome, _| outcome)
+    }
+
+    /// As [`complete`](Slot::complete), with an outcome that is made of `from` and the spare room, if anybody waits
+    /// for it.
+    #[inline]
+    fn complete_with<F>(&self, from: F, make: impl FnOnce(F, Vec<u8>) -> T) -> Option<Waker> {
+        let mut inner = lock(&self.inner);
+        match &mut inner.state {
             State::Waiting(waker) => {
                 let waker = waker.take();
-                *state = State::Done(outcome);
+                inner.state = State::Done(make(from, mem::take(&mut inner.spare)));
                 waker
             }
             State::Done(_) | State::Taken => {
-                drop(state); // what `outcome` holds takes other locks when it drops
-                drop(outcome);
+                drop(inner); // what `from` holds takes other locks when it drops
+                drop(from);
                 None
             }
         }
@@ -89,13 +103,13 @@ impl<T> Slot<T> {
     /// Takes the outcome, or leaves the task's waker behind.
     #[inline]
     pub(crate) fn poll(&self, cx: &Context<'_>) -> Poll<T> {
-        let mut state = lock(&self.state);
-        match &mut *state {
+        let mut inner = lock(&self.inner);
+        match &mut inner.state {
             State::Waiting(Some(waker)) => waker.clone_from(cx.waker()),
             State::Waiting(waker) => *waker = Some(cx.waker().clone()),
             State::Taken => return Poll::Pending,
             State::Done(_) => {
-                if let State::Done(outcome) = mem::replace(&mut *state, State::Taken) {
+                if let State::Done(outcome) = mem::replace(&mut inner.state, State::Taken) {
                     return Poll::Ready(outcome);
                 }
             }
@@ -106,10 +120,60 @@ impl<T> Slot<T> {
     /// The caller is gone: what comes is dropped.
     #[inline]
     pub(crate) fn close(&self) {
-        let last = mem::replace(&mut *lock(&self.state), State::Taken);
+        let last = mem::replace(&mut lock(&self.inner).state, State::Taken);
         drop(last); // outside of the lock
     }
 }
+
+impl CallSlot {
+    /// A slot for a call that begins: a used one of this thread, if there is one.
+    #[inline]
+    pub(crate) fn take() -> Arc<Self> {
+        let used = USED.try_with(|used| used.borrow_mut().pop());
+        used.ok().flatten().unwrap_or_else(Slot::new)
+    }
+
+    /// Hands an answer to the caller; its payload is copied into the room that the slot has.
+    #[must_use]
+    #[inline]
+    pub(crate) fn answer(&self, payload: &[u8], channels: Unclaimed) -> Option<Waker> {
+        self.complete_with(channels, |channels, mut room| {
+            room.extend_from_slice(payload);
+            Outcome::Answer(Answer { payload: room, channels })
+        })
+    }
+
+    /// The call is over, and its answer was read: keeps the slot and the room for the next call of this thread.
+    #[inline]
+    pub(crate) fn keep(mut slot: Arc<Self>, mut room: Vec<u8>) {
+        // Whoever completed it may still hold it for a moment; then it goes with them.
+        let Some(inner) = Arc::get_mut(&mut slot) else { return };
+        let inner = inner.inner.get_mut().unwrap_or_else(PoisonError::into_inner);
+        inner.state = State::Waiting(None);
+        if room.capacity() <= MAX_SPARE {
+            room.clear();
+            inner.spare = room;
+        }
+        // Fails while the thread ends.
+        let _ = USED.try_with(|used| {
+            let mut used = used.borrow_mut();
+            if used.len() < MAX_USED {
+                used.push(slot);
+            }
+        });
+    }
+}
+
+thread_local! {
+    /// Slots of calls that are over. Of the thread, since a lock would cost as much as the allocations that this
+    /// saves.
+    static USED: RefCell<Vec<Arc<CallSlot>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Slots that a thread keeps.
+const MAX_USED: usize = 256;
+/// Bytes that a kept slot has room for at most.
+const MAX_SPARE: usize = 4 << 10;
 
 /// The timeout of a call, for its error.
 #[inline]
