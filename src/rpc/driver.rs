@@ -13,12 +13,7 @@ use std::{
 
 use tokio::time::Sleep;
 
-use super::{
-    clock::now,
-    deliver::Deliver,
-    hub::Hub,
-    waiters::{lock, try_lock},
-};
+use super::{clock::now, deliver::Deliver, hub::Hub, waiters::lock};
 use crate::{
     error::LinkEnd,
     link::{Head, Watcher, message::NoBody},
@@ -91,7 +86,7 @@ impl Driver {
     /// Drains what has arrived, unless another thread has the receive role. Whether that was anything, and
     /// whether the watcher is to wake the task.
     fn poll_receive(&mut self, cx: &mut Context<'_>) -> Result<(bool, bool), LinkEnd> {
-        let Some(mut receiver) = try_lock(&self.hub.receive) else {
+        let Some(mut receiver) = self.hub.take_role() else {
             return Ok((false, true)); // whoever has the role hands it back
         };
         let mut sink = Deliver::new(&self.hub);

@@ -76,6 +76,8 @@ pub(crate) struct Hub {
     starving: Mutex<Vec<Starving>>,
     starving_any: AtomicBool,
     driver: Mutex<Option<Waker>>,
+    /// The driver has found the receive role taken.
+    turned_away: AtomicBool,
     callers: Mutex<Callers>,
     spare: Mutex<Elements>,
     /// The driver has been woken to flush, and has not done so yet.
@@ -122,6 +124,7 @@ impl Hub {
             starving: Mutex::default(),
             starving_any: AtomicBool::new(false),
             driver: Mutex::new(None),
+            turned_away: AtomicBool::new(false),
             callers: Mutex::default(),
             spare: Mutex::default(),
             flush_due: AtomicBool::new(false),

@@ -1,11 +1,21 @@
 //! The receive role, and the driver that has it when nobody else does.
 
-use std::{mem, sync::MutexGuard, task::Waker};
+use std::{
+    mem,
+    sync::{
+        MutexGuard,
+        atomic::{Ordering, fence},
+    },
+    task::Waker,
+};
 
 use super::Hub;
 use crate::{
     link::Receiver,
-    rpc::{elements::Elements, waiters::lock},
+    rpc::{
+        elements::Elements,
+        waiters::{lock, try_lock},
+    },
 };
 
 impl Hub {
@@ -34,12 +44,31 @@ impl Hub {
         }
     }
 
+    /// The receive role for the driver. `None`: another thread has it, and wakes the driver when it returns it.
+    pub(crate) fn take_role(&self) -> Option<MutexGuard<'_, Box<dyn Receiver>>> {
+        try_lock(&self.receive).or_else(|| {
+            self.turned_away.store(true, Ordering::Relaxed); // Relaxed: ordered by the fence
+            // SeqCst fence: store-load, pairs with the fence in `return_role`; either that sees `turned_away`, or
+            // the role is free here.
+            fence(Ordering::SeqCst);
+            try_lock(&self.receive)
+        })
+    }
+
     /// Returns the receive role to the driver. The lock goes before the wake: a driver that is woken and finds
     /// the role taken goes to sleep again, for good.
+    ///
+    /// The race: what arrives behind the last look of `hand_back` and before the lock is gone wakes the driver,
+    /// which finds the role taken. It leaves word, and is woken once more.
     pub(crate) fn return_role(&self, mut receiver: MutexGuard<'_, Box<dyn Receiver>>) {
         let arrived = receiver.hand_back();
         drop(receiver);
-        if arrived || self.ending().is_some() {
+        // SeqCst fence: store-load, pairs with the fence in `take_role`.
+        fence(Ordering::SeqCst);
+        // Relaxed, both: ordered by the fence. Looked at first: an exchange is a locked instruction.
+        let turned_away =
+            self.turned_away.load(Ordering::Relaxed) && self.turned_away.swap(false, Ordering::Relaxed);
+        if arrived || turned_away || self.ending().is_some() {
             self.wake_driver();
         }
     }

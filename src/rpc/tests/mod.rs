@@ -7,7 +7,7 @@
 //! | `dedup` | this library, which repeats itself |
 //! | `empty` | a service of this library, for once |
 //! | `peer` | a peer that writes messages of its own to a link within the process |
-//! | `waits` | parts of a link that answer as the test wants |
+//! | `role`, `waits` | parts of a link that answer as the test wants |
 //! | `segment` | a peer on shared memory that handles its credit itself |
 //!
 //! Every runtime here has one thread: between two awaits of a test none of its tasks does anything. Each test
@@ -17,6 +17,7 @@ mod connections;
 mod dedup;
 mod empty;
 mod peer;
+mod role;
 #[cfg(target_os = "linux")]
 mod segment;
 mod waits;
