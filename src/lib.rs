@@ -149,6 +149,7 @@
 //!   session    the protocol: messages in, deliveries out; no socket, clock, task or lock
 //!   link       what a session needs of a transport; byte streams, within a process
 //!   shm        segments: memfds, futexes, processes                       (Linux)
+//!   strict     values out of a peer's bytes: one encoding each, with bounds
 //!   ───────────────────────────────────────────────────────────────────────────────
 //!   adjoin-shm-layout           what lies in a segment, and the algorithms on it
 //! ```
@@ -181,6 +182,7 @@ mod session;
 mod settings;
 #[cfg(target_os = "linux")]
 mod shm;
+mod strict;
 
 pub use error::{ConnectionEnd, LinkEnd, Violation};
 #[cfg(target_os = "linux")]
@@ -208,6 +210,7 @@ pub use session::metadata::{Metadata, MetadataError, MetadataValue};
 pub use settings::{Settings, Waiting};
 #[cfg(target_os = "linux")]
 pub use shm::{AttachError, CellStderr, SpawnError};
+pub use strict::DecodeError;
 
 /// What can go wrong while a host and a cell agree on a segment.
 #[cfg(target_os = "linux")]

@@ -1,7 +1,7 @@
 //! The layers, read from the sources: who may import whom, where atomics and clocks may stand, how long a file
 //! may be.
 //!
-//! Lowest first: `shm-layout`, `link` (the trait and the messages), `shm` (which implements that trait),
+//! Lowest first: `shm-layout`, `strict`, `link` (the trait and the messages), `shm` (which implements that trait),
 //! `session`, `rpc` and `open`. What is under `#[cfg(test)]` does not count, comments and strings do not either.
 #![allow(missing_docs)]
 
@@ -18,6 +18,8 @@ struct Layer {
 }
 
 const LAYERS: &[Layer] = &[
+    Layer { place: "src/strict.rs", forbidden: NOT_BELOW_STRICT },
+    Layer { place: "src/strict", forbidden: NOT_BELOW_STRICT },
     Layer { place: "src/error.rs", forbidden: &["link", "shm", "session", "rpc", "open", "settings"] },
     Layer { place: "src/settings.rs", forbidden: &["link", "shm", "session", "rpc", "open"] },
     Layer { place: "src/link", forbidden: &["shm", "session", "rpc", "open"] },
@@ -51,6 +53,9 @@ const LAYERS: &[Layer] = &[
     // Generic over links: what makes them is for `open` to know.
     Layer { place: "src/rpc", forbidden: &["shm", "open", "link::memory", "link::stream"] },
 ];
+
+/// All other modules: reading values knows none of them.
+const NOT_BELOW_STRICT: &[&str] = &["error", "settings", "link", "shm", "session", "rpc", "open"];
 
 /// What a session must not name: it has no clock, no runtime, no socket, no thread and no lock.
 const NOT_IN_A_SESSION: &[&str] =

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::Violation;
+use crate::{error::Violation, strict};
 
 /// Ordered entries that travel with a request or a response. Order and duplicates are kept, keys are
 /// case-sensitive, unknown keys are ignored.
@@ -131,11 +131,8 @@ impl Metadata {
         if bytes.is_empty() {
             return Ok(Metadata::new());
         }
-        let (metadata, rest) = postcard::take_from_bytes::<Metadata>(bytes)
-            .map_err(|_| Violation::Decode { len: bytes.len() })?;
-        if !rest.is_empty() {
-            return Err(Violation::Decode { len: bytes.len() });
-        }
+        let metadata: Metadata =
+            strict::decode(bytes, strict::NESTING).map_err(|_| Violation::Decode { len: bytes.len() })?;
         metadata.check().map_err(|MetadataError { what, value, limit }| Violation::MetadataLimits {
             what,
             value,
@@ -195,5 +192,41 @@ impl From<Vec<u8>> for MetadataValue {
 impl From<u64> for MetadataValue {
     fn from(number: u64) -> Self {
         MetadataValue::U64(number)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metadata_is_read_as_it_was_written() {
+        let mut metadata = Metadata::new();
+        metadata.push("text", "é");
+        metadata.push("bytes", vec![0xff, 0]);
+        metadata.push("bytes", u64::MAX);
+        metadata.push("", "");
+        assert_eq!(Metadata::decode(&metadata.encode().unwrap()), Ok(metadata));
+        assert_eq!(Metadata::decode(&[]), Ok(Metadata::new()));
+    }
+
+    #[test]
+    fn metadata_that_is_not_encoded_strictly_is_refused() {
+        let refused: [(&str, &[u8]); 11] = [
+            ("a count that is not in its shortest form", &[0x81, 0, 0, 0, 0]),
+            ("a number that is not in its shortest form", &[1, 0, 2, 0x80, 0]),
+            ("a kind that is not in its shortest form", &[1, 0, 0x82, 0, 7]),
+            ("a byte behind the last entry", &[1, 0, 2, 7, 0]),
+            ("fewer entries than announced", &[2, 0, 2, 7]),
+            ("more entries than there can be", &[0xff, 0xff, 0xff, 0xff, 0x0f, 0, 2, 7]),
+            ("a key that is not UTF-8", &[1, 1, 0xff, 2, 7]),
+            ("a text that is not UTF-8", &[1, 0, 0, 1, 0xff]),
+            ("a key longer than the bytes", &[1, 9, b'a', 2, 7]),
+            ("bytes longer than there are", &[1, 0, 1, 9, 7]),
+            ("a kind that does not exist", &[1, 0, 3, 0]),
+        ];
+        for (what, bytes) in refused {
+            assert_eq!(Metadata::decode(bytes), Err(Violation::Decode { len: bytes.len() }), "{what}");
+        }
     }
 }
