@@ -2,6 +2,8 @@
 
 use std::{fmt, io, sync::Arc};
 
+use crate::strict::DecodeError;
+
 /// Why a link is over, or one of its connections. Every call and channel that was open on it fails with this.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -153,10 +155,12 @@ pub enum Violation {
         channel_id: u64,
     },
     /// `channeling.data.invalid`: an element that does not decode.
-    #[error("an element of channel {channel_id} does not decode")]
+    #[error("an element of channel {channel_id} does not decode: {why}")]
     InvalidData {
         /// The channel's id.
         channel_id: u64,
+        /// What is wrong with it.
+        why: DecodeError,
     },
     /// `channeling.data.size-limit`: an element longer than the negotiated maximum.
     #[error("an element of {len} bytes, at most {limit} were agreed on")]

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::strict;
+
 /// Limits and ways of one side of a link. Every limit has a default that suits most programs.
 ///
 /// ```
@@ -18,6 +20,7 @@ pub struct Settings {
     pub(crate) max_concurrent_requests: u32,
     pub(crate) max_connections: u32,
     pub(crate) max_parked_messages: u32,
+    pub(crate) max_nesting: u32,
     pub(crate) handshake_timeout: Duration,
     pub(crate) send_buffer: u32,
     pub(crate) ring_bytes: u32,
@@ -33,6 +36,7 @@ impl Default for Settings {
             max_concurrent_requests: 4096,
             max_connections: 1024,
             max_parked_messages: 65_536,
+            max_nesting: strict::NESTING,
             handshake_timeout: Duration::from_secs(5),
             send_buffer: 256 << 10,
             ring_bytes: 1 << 20,
@@ -79,6 +83,15 @@ impl Settings {
     /// [`LinkEnd::Unread`](crate::LinkEnd::Unread).
     pub fn max_parked_messages(mut self, messages: u32) -> Self {
         self.max_parked_messages = messages;
+        self
+    }
+
+    /// How deep the values that the peer sends may stand one within the other: levels of sequences, maps, options,
+    /// structs, tuples and enums. Default: 128. Deeper arguments are answered `InvalidPayload`, a deeper result
+    /// fails its call, and a deeper element of a stream ends the link; so a recursive type cannot use up this
+    /// side's stack. A hundred levels of a type with little in it take some tens of KiB of that.
+    pub fn max_nesting(mut self, levels: u32) -> Self {
+        self.max_nesting = levels;
         self
     }
 

@@ -39,6 +39,7 @@ use super::{
 use crate::{
     link::Head,
     session::{answer::Verdict, deadlines::Due, metadata::Metadata},
+    strict::DecodeError,
 };
 
 /// A call that has been prepared. It does nothing until it is polled or [blocked](Call::block) on.
@@ -281,17 +282,18 @@ where
         block_on_link(&hub, self)
     }
 
-    fn read(payload: &[u8], channels: Unclaimed) -> Result<T, CallError<E>> {
+    fn read(payload: &[u8], channels: Unclaimed, nesting: u32) -> Result<T, CallError<E>> {
         let Some((verdict, value)) = Verdict::split(payload) else {
-            return Err(CallError::InvalidResponse);
+            return Err(CallError::InvalidResponse(DecodeError::refused("it is no answer to a call")));
         };
         match verdict {
-            Verdict::Ok => match scope::decoding(channels, || decode_value(value)) {
+            Verdict::Ok => match scope::decoding(channels, || decode_value(value, nesting)) {
                 (Ok(value), true) => Ok(value),
-                _ => Err(CallError::InvalidResponse),
+                (Ok(_), false) => Err(CallError::InvalidResponse(DecodeError::refused(scope::LEFT_OVER))),
+                (Err(error), _) => Err(CallError::InvalidResponse(error)),
             },
             Verdict::User => {
-                Err(decode_value(value).map_or(CallError::InvalidResponse, |error| CallError::User(error)))
+                Err(decode_value(value, nesting).map_or_else(CallError::InvalidResponse, CallError::User))
             }
             Verdict::UnknownMethod => Err(CallError::UnknownMethod),
             Verdict::InvalidPayload => Err(CallError::InvalidPayload),
@@ -325,7 +327,7 @@ where
         let done = mem::replace(&mut this.state, State::Done);
         Poll::Ready(match outcome {
             Outcome::Answer(Answer { payload, channels }) => {
-                let result = Self::read(&payload, channels);
+                let result = Self::read(&payload, channels, this.connection.hub().max_nesting);
                 if let State::Waiting { slot, .. } = done {
                     CallSlot::keep(slot, payload);
                 }

@@ -66,6 +66,7 @@ impl Connection {
         let root = ConnectionState::new(ConnKey::ROOT, options.dispatcher.clone(), Metadata::EMPTY);
         let hub = Hub::new(HubParts {
             limits: parts.limits,
+            max_nesting: settings.max_nesting,
             session: Session::new(parts.role, parts.limits, quota, Arc::clone(&root)),
             out: Outgoing::new(parts.sender, settings.max_parked_messages),
             receiver: parts.receiver,

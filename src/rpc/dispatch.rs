@@ -27,8 +27,9 @@ use super::{
     waiters::lock,
     wire::Arguments,
 };
-use crate::session::{
-    Incoming, answer::Verdict, connections::ConnKey, metadata::Metadata, serving::Attached,
+use crate::{
+    session::{Incoming, answer::Verdict, connections::ConnKey, metadata::Metadata, serving::Attached},
+    strict::DecodeError,
 };
 
 /// Serves the requests of a connection. `#[adjoin::service]` writes one for each service.
@@ -188,11 +189,14 @@ impl<'a> IncomingRequest<'a> {
         F: FnOnce(Args) -> Fut,
         Answer: Future<Output = ()> + Send + 'static,
     {
-        let (arguments, complete) = scope::decoding(self.channels, || Args::decode(self.payload));
+        let nesting = self.connection.hub().max_nesting;
+        let (arguments, complete) = scope::decoding(self.channels, || Args::decode(self.payload, nesting));
         let arguments = match arguments {
             Ok(arguments) if complete => arguments,
             // "Arguments that do not decode (trailing bytes included): `01 02`."
-            _ => {
+            refused => {
+                let why = refused.err().unwrap_or_else(|| DecodeError::refused(scope::LEFT_OVER));
+                tracing::debug!(method = method.name, %why, "arguments could not be read");
                 self.responder.refuse(Verdict::InvalidPayload);
                 return Dispatch(());
             }

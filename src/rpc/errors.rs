@@ -8,6 +8,7 @@ use crate::{
     error::LinkEnd,
     link::{EncodeFault, SendFault, message::HandleFault},
     session::metadata::{Metadata, MetadataError},
+    strict::DecodeError,
 };
 
 /// A type without values: the error of a method that has none of its own.
@@ -46,8 +47,8 @@ pub enum CallError<E = Never> {
         after: Duration,
     },
     /// The result could not be read.
-    #[error("the peer's answer could not be read")]
-    InvalidResponse,
+    #[error("the peer's answer could not be read: {0}")]
+    InvalidResponse(DecodeError),
     /// The link is gone. Whether the call ran over there is not known.
     #[error(transparent)]
     Ended(#[from] LinkEnd),
@@ -197,8 +198,8 @@ pub enum RecvError {
     #[error(transparent)]
     Ended(#[from] LinkEnd),
     /// An element could not be read. (On a link, that ends the link.)
-    #[error("an element could not be read")]
-    InvalidElement,
+    #[error("an element could not be read: {0}")]
+    InvalidElement(DecodeError),
 }
 
 /// What stands in the way of a message: something to wait for, or an end to it.

@@ -27,7 +27,10 @@ use super::{
     waiters::lock,
     wire::decode_value,
 };
-use crate::error::Violation;
+use crate::{
+    error::Violation,
+    strict::{self, DecodeError},
+};
 
 /// Receives the values of a stream, in order.
 ///
@@ -91,11 +94,12 @@ impl<T: DeserializeOwned + 'static> Rx<T> {
         let reading = self.reading.get_mut().unwrap_or_else(PoisonError::into_inner);
         loop {
             if let Some(element) = reading.next() {
-                let value = decode_value(element);
+                let nesting = self.channel.remote().map_or(strict::NESTING, |remote| remote.hub.max_nesting);
+                let value = decode_value(element, nesting);
                 if reading.taken() >= REPORT_STEP {
                     report(&self.channel, reading.take_taken());
                 }
-                return Poll::Ready(value.map(Some).map_err(|_| self.invalid()));
+                return Poll::Ready(value.map(Some).map_err(|why| self.invalid(why)));
             }
             let taken = reading.take_taken();
             if taken > 0 {
@@ -122,12 +126,12 @@ impl<T: DeserializeOwned + 'static> Rx<T> {
     }
 
     /// `channeling.data.invalid`: an element that does not decode costs the connection.
-    fn invalid(&self) -> RecvError {
+    fn invalid(&self, why: DecodeError) -> RecvError {
         if let Some(remote) = self.channel.remote() {
-            let violation = Violation::InvalidData { channel_id: remote.reference.id };
+            let violation = Violation::InvalidData { channel_id: remote.reference.id, why };
             return RecvError::Ended(remote.hub.violated(remote.conn, violation));
         }
-        RecvError::InvalidElement
+        RecvError::InvalidElement(why)
     }
 }
 

@@ -61,6 +61,9 @@ pub(crate) fn encoding<T>(
     }
 }
 
+/// What is wrong with a message whose channels were not all taken.
+pub(crate) const LEFT_OVER: &str = "more streams came with it than stand in it";
+
 /// Puts the outer scope back, also when a value's `Serialize` panics.
 struct Restore(Option<Encoding>);
 

@@ -62,6 +62,7 @@ impl Ends for Local {
 /// One link. See the module's documentation.
 pub(crate) struct Hub {
     pub(crate) limits: Limits,
+    pub(crate) max_nesting: u32,
     pub(crate) session: Mutex<Session<Local>>,
     pub(crate) out: Mutex<Outgoing>,
     pub(crate) receive: Mutex<Box<dyn Receiver>>,
@@ -100,6 +101,7 @@ pub(crate) struct Hub {
 /// The parts that a hub is made of.
 pub(crate) struct HubParts {
     pub(crate) limits: Limits,
+    pub(crate) max_nesting: u32,
     pub(crate) session: Session<Local>,
     pub(crate) out: Outgoing,
     pub(crate) receiver: Box<dyn Receiver>,
@@ -114,6 +116,7 @@ impl Hub {
     pub(crate) fn new(parts: HubParts) -> Arc<Self> {
         Arc::new(Hub {
             limits: parts.limits,
+            max_nesting: parts.max_nesting,
             session: Mutex::new(parts.session),
             out: Mutex::new(parts.out),
             receive: Mutex::new(parts.receiver),

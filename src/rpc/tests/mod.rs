@@ -5,7 +5,7 @@
 //! |---|---|
 //! | `connections` | this library, on virtual connections |
 //! | `dedup` | this library, which repeats itself |
-//! | `empty` | a service of this library, for once |
+//! | `empty`, `nesting` | a service of this library |
 //! | `peer` | a peer that writes messages of its own to a link within the process |
 //! | `role`, `waits` | parts of a link that answer as the test wants |
 //! | `segment` | a peer on shared memory that handles its credit itself |
@@ -16,6 +16,7 @@
 mod connections;
 mod dedup;
 mod empty;
+mod nesting;
 mod peer;
 mod role;
 #[cfg(target_os = "linux")]
