@@ -174,6 +174,8 @@
 
 extern crate self as adjoin;
 
+#[cfg(test)]
+mod conformance;
 mod error;
 mod link;
 mod open;
