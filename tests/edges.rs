@@ -5,7 +5,7 @@ mod common;
 
 use std::time::Duration;
 
-use adjoin::{CallError, Options, Refusal, SendError, Settings, local};
+use adjoin::{CallError, LinkEnd, Options, Refusal, SendError, Settings, local};
 use common::{
     links::{Kind, connect, connect_with},
     suite::{SuiteClient, SuiteDispatcher, SuiteService},
@@ -91,6 +91,36 @@ fn an_element_that_the_link_refuses_breaks_its_stream_for_both_sides() {
         tx.closed().await;
         match tx.send(vec![1]).await {
             Err(SendError::Refused(Refusal::ElementTooLarge { len: 20_003, window: 8192 })) => {}
+            other => panic!("{other:?}"),
+        }
+    });
+}
+
+/// The runtime has not heard of what arrived when this side finds that it cannot write. Fails when a writer's
+/// failure is the end of the link at once.
+#[cfg(unix)]
+#[test]
+fn a_goodbye_before_a_peer_hung_up_is_heard_by_a_side_that_was_about_to_write() {
+    use std::io::{Read, Write};
+
+    const HELLO: [u8; 10] = [0x01, 0x08, 0x01, 0x80, 0x80, 0x40, 0x80, 0x80, 0x04, 0x00];
+    const GOODBYE: &[u8] = b"\x02\x04\x06\x04rule\x00";
+
+    let _hang = Watchdog::seconds(30);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let (ours, mut peer) = std::os::unix::net::UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let ours = tokio::net::UnixStream::from_std(ours).unwrap();
+        peer.write_all(&HELLO).unwrap();
+        let connection = adjoin::stream::connect(ours, Options::new()).await.unwrap();
+        peer.read_exact(&mut [0; HELLO.len()]).unwrap();
+        tokio::task::yield_now().await; // the driver waits for messages
+
+        peer.write_all(GOODBYE).unwrap();
+        drop(peer);
+        match SuiteClient::new(&connection).add(1, 2).await {
+            Err(CallError::Ended(LinkEnd::Goodbye { reason })) => assert_eq!(&*reason, "rule"),
             other => panic!("{other:?}"),
         }
     });

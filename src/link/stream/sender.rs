@@ -1,12 +1,20 @@
 //! The sending half: frames wait in one buffer until the driver writes them.
+//!
+//! A peer that hangs up may have said why, or answered, before it did. The writer finds out first: the reader
+//! knows nothing of what arrived until the runtime has looked. So a write that fails because the peer is gone
+//! ends the link a little later, and normally the reader is faster.
 
 use std::{
     io,
     pin::Pin,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
-use tokio::io::AsyncWrite;
+use tokio::{
+    io::AsyncWrite,
+    time::{Instant, Sleep, sleep},
+};
 
 use super::end_of;
 use crate::{
@@ -35,6 +43,9 @@ pub(super) struct StreamSender<W> {
     unflushed: bool,
     /// The driver's waker is with the writer, which takes no more at the moment.
     blocked: bool,
+    /// The peer does not read any more: the link ends when `respite` is over.
+    hung_up: bool,
+    respite: Pin<Box<Sleep>>,
     ended: Option<LinkEnd>,
     /// Scratch of one message.
     head: Vec<u8>,
@@ -42,7 +53,12 @@ pub(super) struct StreamSender<W> {
     payload: Vec<u8>,
 }
 
+/// What the reader has, from the moment when a write failed, to bring what arrived before. The runtime looks
+/// for that at the latest when it looks whether this is over.
+const RESPITE: Duration = Duration::from_millis(20);
+
 impl<W> StreamSender<W> {
+    /// To be created inside of a runtime.
     pub(super) fn new(writer: W, settings: &Settings) -> Self {
         StreamSender {
             writer,
@@ -53,6 +69,8 @@ impl<W> StreamSender<W> {
             max_message: message_limit(settings.max_payload_size),
             unflushed: false,
             blocked: false,
+            hung_up: false,
+            respite: Box::pin(sleep(RESPITE)),
             ended: None,
             head: Vec::new(),
             channels: Vec::new(),
@@ -97,9 +115,40 @@ impl<W> StreamSender<W> {
         }
     }
 
-    /// Keeps why the link is over, for those who ask later.
-    fn end(&mut self, end: LinkEnd) -> LinkEnd {
-        self.ended.insert(end).clone()
+    /// The writer failed. The end of the link, for those who ask later, too.
+    fn poll_failed(&mut self, end: LinkEnd, cx: &mut Context<'_>) -> Poll<LinkEnd> {
+        if matches!(end, LinkEnd::Gone) {
+            if !self.hung_up {
+                self.hung_up = true;
+                self.respite.as_mut().reset(Instant::now() + RESPITE);
+            }
+            ready!(self.respite.as_mut().poll(cx));
+        }
+        Poll::Ready(self.ended.insert(end).clone())
+    }
+}
+
+impl<W: AsyncWrite + Unpin> StreamSender<W> {
+    /// Writes all that waits.
+    fn poll_write_all(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LinkEnd>> {
+        while self.written < self.buffer.len() {
+            match ready!(Pin::new(&mut self.writer).poll_write(cx, &self.buffer[self.written..])) {
+                Ok(0) => return Poll::Ready(Err(LinkEnd::Gone)),
+                Ok(len) => {
+                    self.written = self.buffer.len().min(self.written + len);
+                    self.unflushed = true;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Poll::Ready(Err(end_of(error))),
+            }
+        }
+        self.buffer.clear();
+        self.written = 0;
+        if self.unflushed {
+            ready!(Pin::new(&mut self.writer).poll_flush(cx)).map_err(end_of)?;
+            self.unflushed = false;
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -138,24 +187,9 @@ impl<W: AsyncWrite + Unpin + Send> Sender for StreamSender<W> {
             return Poll::Ready(Err(end.clone()));
         }
         self.blocked = true; // wherever this returns `Pending`
-        while self.written < self.buffer.len() {
-            match ready!(Pin::new(&mut self.writer).poll_write(cx, &self.buffer[self.written..])) {
-                Ok(0) => return Poll::Ready(Err(self.end(LinkEnd::Gone))),
-                Ok(len) => {
-                    self.written = self.buffer.len().min(self.written + len);
-                    self.unflushed = true;
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Poll::Ready(Err(self.end(end_of(error)))),
-            }
-        }
-        self.buffer.clear();
-        self.written = 0;
-        if self.unflushed {
-            if let Err(error) = ready!(Pin::new(&mut self.writer).poll_flush(cx)) {
-                return Poll::Ready(Err(self.end(end_of(error))));
-            }
-            self.unflushed = false;
+        let written = if self.hung_up { Err(LinkEnd::Gone) } else { ready!(self.poll_write_all(cx)) };
+        if let Err(end) = written {
+            return self.poll_failed(end, cx).map(Err);
         }
         self.blocked = false;
         Poll::Ready(Ok(()))

@@ -1,4 +1,5 @@
 use std::{
+    pin::Pin,
     sync::atomic::{AtomicUsize, Ordering},
     task::{Context, Wake, Waker},
 };
@@ -296,6 +297,70 @@ async fn a_message_longer_than_the_buffer_passes_and_one_beyond_the_limit_does_n
     let refused = a.sender.send(&DATA, &mut Raw(&beyond));
     assert!(matches!(refused, Err(SendFault::TooLarge { limit, .. }) if limit == beyond.len()));
     assert!(a.sender.has_room().expect("the link lives"));
+}
+
+/// Takes a Hello, and is a broken pipe from then on.
+struct Failing {
+    greeted: bool,
+}
+
+impl AsyncWrite for Failing {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Poll::Ready(if self.greeted { Err(io::ErrorKind::BrokenPipe.into()) } else { Ok(bytes.len()) })
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.greeted = true;
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// Our end, which can write no more, and what is left of the peer.
+async fn hung_up() -> (DuplexStream, Parts) {
+    let (ours, mut theirs) = duplex(4096);
+    theirs.write_all(&frames(&[(GREETING, &[])])).await.expect("it fits");
+    let parts = establish(ours, Failing { greeted: false }, Role::Acceptor, &Settings::default()).await;
+    let mut parts = parts.expect("both greeted");
+    assert_eq!(parts.say(&DATA, &[1]).expect("there is room"), Publish::Flush);
+    (theirs, parts)
+}
+
+/// What a driver does, until either half has something to say.
+async fn driven(parts: &mut Parts, sink: &mut Collector) -> Result<usize, LinkEnd> {
+    poll_fn(|cx| {
+        let received = parts.receiver.poll_receive(cx, sink);
+        if received.is_ready() {
+            return received;
+        }
+        parts.sender.poll_flush(cx).map(|flushed| flushed.map(|()| 0))
+    })
+    .await
+}
+
+/// The runtime learns of it later than the writer of its failure.
+#[tokio::test(start_paused = true)]
+async fn what_a_peer_said_before_it_hung_up_is_heard_though_nothing_can_be_written() {
+    let (mut peer, mut parts) = hung_up().await;
+    let mut sink = Collector::all();
+    let farewell = async {
+        tokio::task::yield_now().await;
+        peer.write_all(&frames(&[(DATA, &[2])])).await.expect("it fits");
+        drop(peer);
+    };
+    let (received, ()) = tokio::join!(driven(&mut parts, &mut sink), farewell);
+    assert_eq!((received.expect("one is there"), sink.messages), (1, vec![message(&DATA, &[2])]));
+    assert!(matches!(driven(&mut parts, &mut Collector::all()).await, Err(LinkEnd::Gone)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_takes_nothing_and_says_nothing_is_gone_all_the_same() {
+    let (_peer, mut parts) = hung_up().await;
+    assert!(matches!(driven(&mut parts, &mut Collector::all()).await, Err(LinkEnd::Gone)));
+    assert!(matches!(parts.say(&DATA, &[1]), Err(SendFault::Ended(LinkEnd::Gone))));
 }
 
 #[tokio::test]
