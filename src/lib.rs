@@ -227,8 +227,8 @@ pub use adjoin_macros::service;
 #[doc(hidden)]
 pub mod __private {
     pub use crate::rpc::{
-        method::{method, service},
-        method_id::{carries_channel, method_id, occurs_once},
+        method::{Signature, described_method, method, service, signature},
+        method_id::{carries_channel, occurs_once},
     };
 
     /// Prepares a call.

@@ -193,10 +193,22 @@ fn names_on_the_wire_are_plain() {
         async fn _1(&self);
     }";
     let file = expanded("name = \"kept\"", input);
-    assert_has(&file, "method_id(\"kept\", \"match\", &[<u8 as::adjoin::Schema>::SCHEMA],");
+    assert_has(&file, "described_method(\"kept\", \"match\",");
     assert_has(&file, "const MATCH: &'static ::adjoin::Method");
     assert_has(&file, "const _1: &'static ::adjoin::Method");
     assert_has(&file, "struct TraitClient");
+}
+
+#[test]
+fn the_names_and_types_of_arguments_and_results_are_described() {
+    let input = "trait Store { async fn get(&self, r#type: String, at: u8) -> Result<u16, Missing>; }";
+    let signature = "signature(
+        &[\"type\", \"at\"],
+        &[<String as ::adjoin::Schema>::SCHEMA, <u8 as ::adjoin::Schema>::SCHEMA],
+        <u16 as ::adjoin::Schema>::SCHEMA,
+        ::core::option::Option::Some(<Missing as ::adjoin::Schema>::SCHEMA)
+    )";
+    assert_has(&expanded("", input), &signature.replace('\n', ""));
 }
 
 #[test]
@@ -206,7 +218,7 @@ fn a_pinned_id_asks_for_no_schema() {
         "trait Store { #[adjoin(id = 0xff, idempotent)] async fn f(&self, a: A) -> Result<B, C>; }",
     );
     assert_has(&file, "method(\"Store\", \"f\", ::adjoin::MethodId::new(255u64), false, true)");
-    assert!(!text(file).contains("SCHEMA"));
+    assert!(!text(&file).contains("SCHEMA"));
 }
 
 #[test]

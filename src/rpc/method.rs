@@ -1,6 +1,10 @@
 //! What is known of services and methods at compile time.
 
-use super::method_id::MethodId;
+use std::fmt;
+
+use postcard_schema::schema::NamedType;
+
+use super::method_id::{MethodId, method_id};
 
 /// A method of a service, as `#[adjoin::service]` describes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +20,28 @@ pub struct Method {
     pub inline: bool,
     /// It may run more than once for one call.
     pub idempotent: bool,
+    /// Its arguments and result. `None`: its id is pinned, and its types need no schema.
+    pub(crate) signature: Option<&'static Signature>,
+}
+
+/// The arguments and the result of a method; for generated code.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Signature {
+    /// The names of the arguments, in order.
+    pub(crate) names: &'static [&'static str],
+    /// Their types.
+    pub(crate) arguments: &'static [&'static NamedType],
+    /// The plain result, or the one inside `Ok`.
+    pub(crate) result: &'static NamedType,
+    /// The error type of a method that returns a `Result`.
+    pub(crate) error: Option<&'static NamedType>,
+}
+
+impl fmt::Debug for Signature {
+    /// A `Method` is shown in one line: its schemas are trees.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Signature").field(&self.names).finish()
+    }
 }
 
 /// A service and its methods.
@@ -28,7 +54,7 @@ pub struct Service {
     pub methods: &'static [Method],
 }
 
-/// Makes a [`Method`]; for generated code.
+/// Makes a [`Method`] whose id is given; for generated code.
 #[must_use]
 pub const fn method(
     service: &'static str,
@@ -37,7 +63,31 @@ pub const fn method(
     inline: bool,
     idempotent: bool,
 ) -> Method {
-    Method { service, name, id, inline, idempotent }
+    Method { service, name, id, inline, idempotent, signature: None }
+}
+
+/// Makes a [`Method`] whose id is computed of its names and its signature; for generated code.
+#[must_use]
+pub const fn described_method(
+    service: &'static str,
+    name: &'static str,
+    signature: &'static Signature,
+    inline: bool,
+    idempotent: bool,
+) -> Method {
+    let id = method_id(service, name, signature.arguments, signature.result, signature.error);
+    Method { service, name, id, inline, idempotent, signature: Some(signature) }
+}
+
+/// Makes a [`Signature`]; for generated code.
+#[must_use]
+pub const fn signature(
+    names: &'static [&'static str],
+    arguments: &'static [&'static NamedType],
+    result: &'static NamedType,
+    error: Option<&'static NamedType>,
+) -> Signature {
+    Signature { names, arguments, result, error }
 }
 
 /// Makes a [`Service`]; for generated code.

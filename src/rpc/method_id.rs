@@ -78,7 +78,7 @@ pub(crate) const RX_FIELD: &str = "adjoin rx";
 /// `args` are the arguments in order, `ok` is the plain result or the one inside `Ok`, and `err` is the
 /// error type of a method that returns a `Result`.
 #[must_use]
-pub const fn method_id(
+pub(crate) const fn method_id(
     service: &str,
     method: &str,
     args: &[&NamedType],

@@ -76,22 +76,33 @@ fn describe(service: &Service, method: &Method) -> TokenStream {
     let (vis, cfgs, constant) = (&service.vis, method.cfgs(), &method.constant);
     let (service_name, name) = (&service.name, &method.name);
     let (inline, idempotent) = (method.options.inline, method.options.idempotent);
-    let id = id(service, method);
+    let value = match method.options.id {
+        Some(id) => quote_spanned! {method.span()=>
+            &::adjoin::__private::method(
+                #service_name, #name, ::adjoin::MethodId::new(#id), #inline, #idempotent
+            )
+        },
+        None => {
+            let signature = signature(method);
+            quote_spanned! {method.span()=> {
+                static SIGNATURE: ::adjoin::__private::Signature = #signature;
+                &::adjoin::__private::described_method(
+                    #service_name, #name, &SIGNATURE, #inline, #idempotent
+                )
+            }}
+        }
+    };
     let doc = format!("Describes the method `{name}`: its names, its id and its attributes.");
     quote_spanned! {method.span()=>
         #(#cfgs)*
         #[doc = #doc]
-        #vis const #constant: &'static ::adjoin::Method =
-            &::adjoin::__private::method(#service_name, #name, #id, #inline, #idempotent);
+        #vis const #constant: &'static ::adjoin::Method = #value;
     }
 }
 
-/// The id: pinned, or computed from names and schemas.
-fn id(service: &Service, method: &Method) -> TokenStream {
-    if let Some(id) = method.options.id {
-        return quote_spanned!(method.span()=> ::adjoin::MethodId::new(#id));
-    }
-    let (service_name, name) = (&service.name, &method.name);
+/// The names and schemas of the arguments, and the schemas of the result.
+fn signature(method: &Method) -> TokenStream {
+    let names = method.arguments.iter().map(|argument| argument.ident.unraw().to_string());
     let arguments = method.arguments.iter().map(|argument| schema(method, &argument.ty));
     let ok = schema(method, &method.ok);
     let error = match &method.error {
@@ -102,7 +113,7 @@ fn id(service: &Service, method: &Method) -> TokenStream {
         }
     };
     quote_spanned! {method.span()=>
-        ::adjoin::__private::method_id(#service_name, #name, &[#(#arguments),*], #ok, #error)
+        ::adjoin::__private::signature(&[#(#names),*], &[#(#arguments),*], #ok, #error)
     }
 }
 
