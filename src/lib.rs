@@ -118,6 +118,7 @@
 //! | know who calls, call back from a handler | [`Context`] |
 //! | open further connections on a link, each with a service of its own | [`Connection::connect`], [`Options::on_connect`] |
 //! | repeat a call whose outcome is not known, and have it run once | [`Call::with_nonce`], [`Deduplicate`] |
+//! | learn why the peer does not know a method, or what it offers | [`Connection::explain`], [`Connection::describe`] |
 //! | end gracefully | [`Connection::drain`], [`Connection::close`] |
 //! | know how a link ended | [`Connection::closed`], [`LinkEnd`] |
 //!
@@ -214,6 +215,15 @@ pub use settings::{Settings, Waiting};
 pub use shm::{AttachError, CellStderr, SpawnError};
 pub use strict::DecodeError;
 
+/// What a peer offers, and why it does not know a method. Asked with [`Connection::describe`] and
+/// [`Connection::explain`].
+pub mod introspection {
+    pub use crate::rpc::introspection::{
+        Difference, Explanation, FieldDescription, MethodDescription, Primitive, ServiceDescription, Shape,
+        SignatureDescription, TypeDescription, VariantDescription, VariantFields,
+    };
+}
+
 /// What can go wrong while a host and a cell agree on a segment.
 #[cfg(target_os = "linux")]
 pub mod handshake {
@@ -227,6 +237,7 @@ pub use adjoin_macros::service;
 #[doc(hidden)]
 pub mod __private {
     pub use crate::rpc::{
+        introspection::is_built_in,
         method::{Signature, described_method, method, service, signature},
         method_id::{carries_channel, occurs_once},
     };

@@ -30,7 +30,7 @@ const OUR_WORDS: &[&str] = &[
 
 /// Cases whose errors are the compiler's.
 const COMPILERS_WORDS: &[&str] =
-    &["channel_in_error", "computed_id_is_pinned", "duplicate_ids", "without_schema"];
+    &["built_in_id", "channel_in_error", "computed_id_is_pinned", "duplicate_ids", "without_schema"];
 
 #[test]
 fn what_the_macro_refuses_it_explains() {

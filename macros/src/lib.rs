@@ -57,8 +57,8 @@ use proc_macro::TokenStream;
 /// # Errors
 ///
 /// Generics, references, default bodies and whatever else cannot cross a link are refused where they stand,
-/// all at once. Two methods with the same id do not compile, and neither does an error type with a `Tx` or an
-/// `Rx` in it.
+/// all at once. Two methods with the same id do not compile, and neither do a method pinned to the id of the one
+/// that describes services, and an error type with a `Tx` or an `Rx` in it.
 #[proc_macro_attribute]
 pub fn service(args: TokenStream, input: TokenStream) -> TokenStream {
     match parse::service(args.into(), input.into()) {

@@ -219,6 +219,7 @@ fn a_pinned_id_asks_for_no_schema() {
     );
     assert_has(&file, "method(\"Store\", \"f\", ::adjoin::MethodId::new(255u64), false, true)");
     assert!(!text(&file).contains("SCHEMA"));
+    assert_has(&file, "!::adjoin::__private::is_built_in(StoreClient::F.id)");
 }
 
 #[test]

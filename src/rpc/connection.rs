@@ -75,6 +75,7 @@ impl Connection {
             runtime: runtime.clone(),
             root: Arc::clone(&root),
             on_connect: options.on_connect.clone(),
+            introspection: options.introspection,
         });
         let connection = Guard::first(Arc::clone(&hub), root, None);
         drop(runtime.spawn(Driver::new(hub, parts.watcher)));

@@ -20,6 +20,7 @@ use super::{
     dedup::{Joint, Recorder},
     errors::Never,
     hub::Hub,
+    introspection,
     method::{Method, Service},
     method_id::MethodId,
     respond::Responder,
@@ -36,6 +37,12 @@ use crate::{
 pub trait ServiceDispatcher: Send + Sync + 'static {
     /// The service and its methods.
     fn service(&self) -> &'static Service;
+
+    /// All services that it serves, for those who [ask](crate::Connection::describe): the one, unless a
+    /// dispatcher combines several.
+    fn services(&self) -> Vec<&'static Service> {
+        vec![self.service()]
+    }
 
     /// Serves one request: reads its arguments and starts its handler, or refuses it.
     ///
@@ -79,6 +86,11 @@ impl<'a> IncomingRequest<'a> {
     /// Hands the request to the connection's dispatcher.
     pub(crate) fn dispatch(self) {
         let state = Arc::clone(self.connection.state());
+        if self.method_id == introspection::DESCRIBE_ID && self.connection.hub().introspection {
+            let limit = self.connection.hub().limits.max_payload_size;
+            let _ = introspection::describe(self, state.dispatcher.clone(), limit);
+            return;
+        }
         match &state.dispatcher {
             Some(dispatcher) => {
                 // A `Deserialize` of the application may panic: that costs its own request.

@@ -31,6 +31,9 @@ pub enum CallError<E = Never> {
     #[error("the service refused: {0}")]
     User(E),
     /// The peer has no such method: no such service, another name or another signature.
+    ///
+    /// Which of these it is, [`Connection::explain`](crate::Connection::explain) asks the peer. That is a round
+    /// trip of its own, which no call makes by itself.
     #[error("the peer does not know the method")]
     UnknownMethod,
     /// The peer could not read the arguments.

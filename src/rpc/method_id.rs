@@ -38,7 +38,7 @@ use postcard_schema::schema::{DataModelType, DataModelVariant, NamedType, NamedV
 /// The name of a method on the wire.
 ///
 /// Shown in hexadecimal, as it is written in `#[adjoin(id = 0x…)]`.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 pub struct MethodId(u64);
 
 impl MethodId {
@@ -72,6 +72,12 @@ pub(crate) const TX_FIELD: &str = "adjoin tx";
 
 /// The only field of the schema of an `Rx`.
 pub(crate) const RX_FIELD: &str = "adjoin rx";
+
+/// The name without the prefix of a raw identifier. `r#type` and `type` are one name: whether a word needs the
+/// prefix depends on the edition of the crate that wrote it.
+pub(crate) fn plain_name(name: &str) -> &str {
+    name.strip_prefix("r#").unwrap_or(name)
+}
 
 /// Computes the id of a method from its names and the schemas of its types.
 ///
@@ -213,8 +219,7 @@ impl Fnv {
         self.bytes(&(count as u64).to_le_bytes(), 0);
     }
 
-    /// A name behind its length. `r#type` and `type` are one name: whether a word needs the prefix depends
-    /// on the edition of the crate that wrote it.
+    /// A name behind its length, as [`plain_name`] has it, which is not const.
     const fn name(&mut self, name: &str) {
         let name = name.as_bytes();
         let from = if let [b'r', b'#', ..] = name { 2 } else { 0 };
@@ -294,7 +299,7 @@ impl Fnv {
 }
 
 /// Looks through newtype structs, which leave no trace on the wire.
-const fn transparent(named: &NamedType) -> &'static DataModelType {
+pub(crate) const fn transparent(named: &NamedType) -> &'static DataModelType {
     let mut ty = named.ty;
     while let DataModelType::NewtypeStruct(inner) = ty {
         ty = inner.ty;

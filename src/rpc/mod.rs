@@ -8,6 +8,7 @@
 //! | `call`, `slot`, `block` | a call of ours, where its answer arrives, waiting on a plain thread |
 //! | `dispatch`, `respond`, `context` | a request of the peer's, its one answer, what its handler can know |
 //! | `dedup` | requests that may come twice, and run once |
+//! | `introspection` | what each side offers, and why the other does not know a method |
 //! | `tx`, `rx`, `channel`, `elements`, `scope` | streams, and how handles find their channels |
 //! | `hub`, `outgoing`, `deliver`, `driver`, `waiters`, `turn`, `clock` | what works on a link: shared state, way out, way in, task |
 
@@ -26,6 +27,7 @@ mod elements;
 pub(crate) mod errors;
 mod hub;
 pub(crate) mod incoming;
+pub(crate) mod introspection;
 pub(crate) mod method;
 pub(crate) mod method_id;
 pub(crate) mod options;

@@ -15,12 +15,19 @@ use crate::settings::Settings;
 ///
 /// let options = Options::new().settings(Settings::default().max_payload_size(64 << 10));
 /// ```
-#[derive(Clone, Default)]
+#[derive(Clone)]
 #[must_use]
 pub struct Options {
     pub(crate) settings: Settings,
     pub(crate) dispatcher: Option<Arc<dyn ServiceDispatcher>>,
     pub(crate) on_connect: Option<Arc<OnConnect>>,
+    pub(crate) introspection: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options { settings: Settings::default(), dispatcher: None, on_connect: None, introspection: true }
+    }
 }
 
 impl Options {
@@ -50,6 +57,17 @@ impl Options {
     /// See [`Connection::connect`](crate::Connection::connect) for an example.
     pub fn on_connect(mut self, decide: impl Fn(IncomingConnection) + Send + Sync + 'static) -> Self {
         self.on_connect = Some(Arc::new(decide));
+        self
+    }
+
+    /// Whether the peer may [ask](crate::Connection::describe) which services are offered, with their methods
+    /// and the types of these, on any connection of the link. Default: yes.
+    ///
+    /// Where it may not, the dispatcher gets the question as a request for a method like any other. The ones
+    /// that `#[adjoin::service]` writes answer "unknown method"; one that forwards requests forwards it, so
+    /// that what is offered behind it is told.
+    pub fn introspection(mut self, allowed: bool) -> Self {
+        self.introspection = allowed;
         self
     }
 }

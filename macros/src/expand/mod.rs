@@ -58,7 +58,7 @@ fn schema(method: &Method, ty: &Type) -> TokenStream {
     quote_spanned!(method.span()=> <#ty as ::adjoin::Schema>::SCHEMA)
 }
 
-/// Assertions at compile time: no id stands twice, no error type carries a channel.
+/// Assertions at compile time: no id stands twice or is taken by the library, no error type carries a channel.
 fn checks(service: &Service) -> TokenStream {
     let client = client_name(service);
     let ids = service.methods.iter().map(|method| {
@@ -83,7 +83,18 @@ fn check(service: &Service, client: &Ident, method: &Method) -> TokenStream {
         #(#cfgs)*
         const _: () = ::core::assert!(::adjoin::__private::occurs_once(#client::#constant.id, IDS), #same_id);
     };
-    let Some(error) = method.error.as_ref().filter(|_| method.options.id.is_none()) else {
+    if method.options.id.is_some() {
+        let built_in = format!(
+            "service `{}`: the id of `{}` is the one of the method that describes services: pin another",
+            service.name, method.name
+        );
+        return quote_spanned! {method.span()=>
+            #unique
+            #(#cfgs)*
+            const _: () = ::core::assert!(!::adjoin::__private::is_built_in(#client::#constant.id), #built_in);
+        };
+    }
+    let Some(error) = method.error.as_ref() else {
         return unique;
     };
     let channel = format!(

@@ -127,6 +127,10 @@ impl<D: ServiceDispatcher> ServiceDispatcher for Deduplicate<D> {
         self.dispatcher.service()
     }
 
+    fn services(&self) -> Vec<&'static Service> {
+        self.dispatcher.services()
+    }
+
     fn dispatch(&self, request: IncomingRequest<'_>) -> Dispatch {
         let nonce = match Nonce::of(request.metadata()) {
             Ok(Some(nonce)) if !request.opens_channels() => nonce,

@@ -88,6 +88,8 @@ pub(crate) struct Hub {
     pub(crate) root: Arc<ConnectionState>,
     /// Who decides on virtual connections that the peer asks for.
     pub(crate) on_connect: Option<Arc<OnConnect>>,
+    /// The peer may ask what is offered.
+    pub(crate) introspection: bool,
     /// What the driver is to end the link with.
     ending: OnceLock<LinkEnd>,
     /// Virtual connections whose last handle is gone.
@@ -110,6 +112,7 @@ pub(crate) struct HubParts {
     pub(crate) runtime: Handle,
     pub(crate) root: Arc<ConnectionState>,
     pub(crate) on_connect: Option<Arc<OnConnect>>,
+    pub(crate) introspection: bool,
 }
 
 impl Hub {
@@ -134,6 +137,7 @@ impl Hub {
             runtime: parts.runtime,
             root: parts.root,
             on_connect: parts.on_connect,
+            introspection: parts.introspection,
             ending: OnceLock::new(),
             leaving: Leaving::default(),
             draining: AtomicBool::new(false),
