@@ -11,7 +11,10 @@ use std::{collections::BTreeMap, future::Future, pin::pin, time::Duration};
 use adjoin::{CallError, LinkEnd, Metadata, RecvError, Refusal, SendError};
 use common::{
     links::{Kind, MAX_PAYLOAD, Peer, connect},
-    suite::{BackClient, Either, MathError, Nested, StrangerClient, resident_kib, until_passed},
+    suite::{
+        BackClient, Either, MathError, Nested, OldSuiteClient, StrangerClient, SuiteClient, resident_kib,
+        until_passed,
+    },
     watchdog::Watchdog,
 };
 
@@ -65,6 +68,8 @@ behaviours! {
     closing_fails_what_is_open
     a_handle_in_use_is_refused
     slow_calls_do_not_hold_up_fast_ones
+    a_peer_says_what_it_offers
+    a_peer_explains_why_a_method_is_unknown
 }
 
 async fn a_call_returns_what_the_handler_returns(peer: Peer) {
@@ -472,4 +477,71 @@ async fn slow_calls_do_not_hold_up_fast_ones(peer: Peer) {
     assert!(!slow.is_finished());
     slow.abort();
     stopped(&peer, 1).await;
+}
+
+async fn a_peer_says_what_it_offers(peer: Peer) {
+    let services = peer.connection.describe().await.unwrap();
+    assert_eq!(services, [SuiteClient::SERVICE.into()]);
+    let shown = services[0].to_string();
+    for line in [
+        "service Suite",
+        "    echo(data: Bytes) -> Bytes",
+        "    divide(a: i32, b: i32) -> Result<i32, MathError>",
+        "    nested(handles: Nested) -> u64",
+        "    pipe(input: Rx<u64>, output: Tx<u64>)",
+    ] {
+        assert!(shown.lines().any(|shown| shown == line), "`{line}` in\n{shown}");
+    }
+    let connection = peer.connection.clone();
+    let blocking = tokio::task::spawn_blocking(move || connection.blocking_describe());
+    assert_eq!(blocking.await.unwrap().unwrap(), services);
+}
+
+async fn a_peer_explains_why_a_method_is_unknown(peer: Peer) {
+    let old = OldSuiteClient::new(&peer.connection);
+    assert!(matches!(old.add(1, 2).await, Err(CallError::UnknownMethod)));
+    let nothing = SuiteClient::NOTHING.id;
+    for (method, expected) in [
+        (BackClient::ADD, "the peer has no service `Back`; it offers `Suite`".to_owned()),
+        (
+            OldSuiteClient::PANIC,
+            "the peer's service `Suite` has no method `panic`; the closest is `panics`".to_owned(),
+        ),
+        (
+            OldSuiteClient::ADD,
+            "the peer's method `Suite.add` has another signature: argument 2 \"b\": u64 here, i32 there".to_owned(),
+        ),
+        (
+            OldSuiteClient::DIVIDE,
+            "the peer's method `Suite.divide` has another signature: error, variant \"Overflow\" is missing there"
+                .to_owned(),
+        ),
+        (
+            OldSuiteClient::NESTED,
+            "the peer's method `Suite.nested` has another signature: argument 1 \"handles\", field \"either\" is \
+             missing here; argument 1 \"handles\", field \"many\", element, element of the stream: u32 here, u64 \
+             there"
+                .to_owned(),
+        ),
+        (
+            OldSuiteClient::SUM,
+            "the peer's method `Suite.sum` has another signature: argument 1 \"numbers\": Tx<u64> here, Rx<u64> \
+             there"
+                .to_owned(),
+        ),
+        (
+            OldSuiteClient::NOTHING,
+            format!(
+                "the method `Suite.nothing` has the id 0x0000000000005eee here and {nothing} there: pin the same \
+                 id on both sides, or on neither"
+            ),
+        ),
+        (SuiteClient::ADD, "the peer offers this very method, as `Suite.add`".to_owned()),
+    ] {
+        assert_eq!(peer.connection.explain(method).await.unwrap().to_string(), expected);
+    }
+    let connection = peer.connection.clone();
+    let blocking = tokio::task::spawn_blocking(move || connection.blocking_explain(SuiteClient::ADD));
+    let expected = peer.connection.explain(SuiteClient::ADD).await.unwrap();
+    assert_eq!(blocking.await.unwrap().unwrap(), expected);
 }

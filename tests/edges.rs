@@ -24,21 +24,11 @@ fn run<F: Future<Output = ()>>(test: F) {
     runtime.block_on(test);
 }
 
-fn every_link() -> Vec<Kind> {
-    vec![
-        Kind::Local,
-        Kind::Uds,
-        Kind::Tcp,
-        #[cfg(target_os = "linux")]
-        Kind::Shm,
-    ]
-}
-
 /// Grants come in steps; what is not worth a step yet must not be missing to the next element.
 #[test]
 fn an_element_of_almost_the_window_follows_a_small_one() {
     run(async {
-        for kind in every_link() {
+        for kind in Kind::all() {
             let peer = connect(kind).await;
             for small in [1, 3_000, 10_000, 16_300, 60_000] {
                 let (tx, rx) = adjoin::channel();
@@ -61,7 +51,7 @@ fn an_element_of_almost_the_window_follows_a_small_one() {
 #[test]
 fn answers_that_find_the_link_full_all_leave() {
     run(async {
-        for kind in every_link() {
+        for kind in Kind::all() {
             let peer = connect(kind).await;
             for _ in 0..10 {
                 let calls: Vec<_> = (0..40)

@@ -15,6 +15,19 @@ pub enum Kind {
     Shm,
 }
 
+impl Kind {
+    /// Every link that there is.
+    pub fn all() -> Vec<Kind> {
+        vec![
+            Kind::Local,
+            Kind::Uds,
+            Kind::Tcp,
+            #[cfg(target_os = "linux")]
+            Kind::Shm,
+        ]
+    }
+}
+
 /// A client of the suite's service, and what keeps the far end alive.
 pub struct Peer {
     pub kind: Kind,
@@ -45,7 +58,8 @@ fn serving(settings: Settings) -> Options {
     Options::new().settings(settings).serve(SuiteDispatcher::new(SuiteService::default()))
 }
 
-fn calling() -> Options {
+/// What the calling side brings: settings, and a service to be called back.
+pub fn calling() -> Options {
     Options::new().settings(settings()).serve(BackDispatcher::new(BackService))
 }
 

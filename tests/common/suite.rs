@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use adjoin::{Context, Rx, Schema, Tx};
+use adjoin::{CallError, Context, Rx, Schema, Tx, introspection::ServiceDescription};
 use serde::{Deserialize, Serialize};
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Schema, thiserror::Error)]
@@ -74,6 +74,8 @@ pub trait Suite {
     async fn wait(&self, millis: u64) -> u64;
     async fn resident_kib(&self) -> u64;
     async fn answer_of(&self, len: u32) -> Vec<u8>;
+    /// The methods that the caller offers; `None` if it does not say.
+    async fn offered_back(&self) -> Option<Vec<String>>;
 }
 
 /// What the other side offers, to be called back.
@@ -87,6 +89,37 @@ pub trait Back {
 pub trait Stranger {
     #[adjoin(id = 0x5eed)]
     async fn unheard_of(&self) -> u32;
+}
+
+/// The suite's service as a caller has it whose program is older.
+#[adjoin::service(name = "Suite")]
+pub trait OldSuite {
+    async fn add(&self, a: i32, b: u64) -> i32;
+    async fn divide(&self, a: i32, b: i32) -> Result<i32, OldMathError>;
+    async fn nested(&self, handles: OldNested) -> u64;
+    async fn sum(&self, numbers: Tx<u64>) -> u64;
+    async fn panic(&self);
+    #[adjoin(id = 0x5eee)]
+    async fn nothing(&self);
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, Schema)]
+#[postcard(crate = adjoin::postcard_schema)]
+pub enum OldMathError {
+    DividedByZero { dividend: i32 },
+    Overflow,
+}
+
+#[derive(Serialize, Deserialize, Schema)]
+#[postcard(crate = adjoin::postcard_schema)]
+pub struct OldNested {
+    pub name: String,
+    pub one: Rx<u64>,
+    pub maybe: Option<Rx<u64>>,
+    pub none: Option<Rx<u64>>,
+    pub many: Vec<Rx<u32>>,
+    pub by_name: BTreeMap<String, Rx<u64>>,
+    pub pair: (Rx<u64>, Tx<u64>),
 }
 
 /// Calls `add` of `Suite` by its id, with arguments that it cannot read.
@@ -260,6 +293,20 @@ impl Suite for SuiteService {
 
     async fn answer_of(&self, len: u32) -> Vec<u8> {
         vec![7; len as usize]
+    }
+
+    async fn offered_back(&self) -> Option<Vec<String>> {
+        let context = Context::current().expect("a handler has a context");
+        let services = match context.connection().describe().await {
+            Ok(services) => services,
+            Err(CallError::UnknownMethod) => return None,
+            Err(error) => panic!("{error}"),
+        };
+        let methods = |service: &ServiceDescription| {
+            let names = service.methods.iter().map(|method| format!("{}.{}", service.name, method.name));
+            names.collect::<Vec<_>>()
+        };
+        Some(services.iter().flat_map(methods).collect())
     }
 }
 
