@@ -28,7 +28,7 @@ use super::{
     dedup::Nonce,
     deliver::Deliver,
     errors::{CallError, Obstacle, Refusal, sort},
-    hub::Hub,
+    hub::{Hub, Place},
     method::Method,
     respond::BindingBody,
     scope,
@@ -92,6 +92,7 @@ enum State {
         deadline: Option<Instant>,
         metadata: Vec<u8>,
         timer: Option<Pin<Box<Sleep>>>,
+        place: Place,
     },
     /// The request was sent.
     Waiting {
@@ -185,16 +186,16 @@ impl<A: Arguments, T, E> Call<A, T, E> {
         if let State::New = self.state {
             let deadline = self.settle_deadline()?;
             let metadata = self.encoded_metadata()?;
-            self.state = State::Blocked { deadline, metadata, timer: None };
+            self.state = State::Blocked { deadline, metadata, timer: None, place: Place::default() };
         }
-        let (State::Blocked { deadline, metadata, timer }, Some(arguments)) =
+        let (State::Blocked { deadline, metadata, timer, place }, Some(arguments)) =
             (&mut self.state, &self.arguments)
         else {
             return Poll::Ready(Ok(false));
         };
         let hub = self.connection.hub();
         let attempt = || send_request(&self.connection, self.method, arguments, metadata, *deadline);
-        if let Poll::Ready(sent) = hub.poll_attempt(cx, attempt) {
+        if let Poll::Ready(sent) = hub.poll_attempt(cx, place, attempt) {
             let Sent { slot, request_id, alone } = sent?;
             self.state = State::Waiting { slot, request_id };
             self.arguments = None;

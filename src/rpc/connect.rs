@@ -6,6 +6,7 @@ use super::{
     connection::Connection,
     dispatch::ServiceDispatcher,
     errors::{ConnectError, EncodeError, Refusal},
+    hub::Place,
     slot::{ConnectOutcome, ConnectSlot},
 };
 use crate::session::metadata::Metadata;
@@ -73,7 +74,8 @@ pub(crate) async fn connect(link: &Connection, options: ConnectOptions) -> Resul
     let connecting = Connecting { slot: Arc::clone(&slot), dispatcher: options.dispatcher };
     let waiting = Waiting { slot };
     let hub = link.hub();
-    poll_fn(|cx| hub.poll_attempt(cx, || hub.send_connect(&connecting, &metadata))).await?;
+    let mut place = Place::default();
+    poll_fn(|cx| hub.poll_attempt(cx, &mut place, || hub.send_connect(&connecting, &metadata))).await?;
     match poll_fn(|cx| waiting.slot.poll(cx)).await {
         ConnectOutcome::Accepted(connection) => Ok(connection),
         ConnectOutcome::Rejected { reason, metadata } => Err(ConnectError::Rejected { reason, metadata }),

@@ -12,7 +12,7 @@ use super::{
     connection::Connection,
     dedup::Recorder,
     errors::{Blocked, Never, Obstacle, SendError, sort},
-    hub::{Hub, Local},
+    hub::{Hub, Local, Place},
     outgoing::{Bytes, Outgoing},
     scope::{self, Bound},
     waiters::lock,
@@ -64,8 +64,9 @@ impl Responder {
         {
             return self.payload(payload).await;
         }
+        let mut place = Place::default();
         poll_fn(move |cx| {
-            self.poll_answer(cx, &mut |out, first_id| match &result {
+            self.poll_answer(cx, &mut place, &mut |out, first_id| match &result {
                 Ok(value) => {
                     out.extend(Verdict::Ok.bytes());
                     scope::encoding(first_id, || encode_value(value, out))
@@ -83,8 +84,9 @@ impl Responder {
 
     /// Answers with a payload that is there already. Waits as [`result`](Responder::result).
     pub(crate) async fn payload(mut self, payload: Arc<[u8]>) {
+        let mut place = Place::default();
         poll_fn(move |cx| {
-            self.poll_answer(cx, &mut |out, _| {
+            self.poll_answer(cx, &mut place, &mut |out, _| {
                 out.extend(&payload);
                 Ok(Vec::new())
             })
@@ -92,10 +94,15 @@ impl Responder {
         .await;
     }
 
-    fn poll_answer(&mut self, cx: &Context<'_>, encode: &mut EncodeAnswer<'_>) -> Poll<()> {
+    fn poll_answer(
+        &mut self,
+        cx: &Context<'_>,
+        place: &mut Place,
+        encode: &mut EncodeAnswer<'_>,
+    ) -> Poll<()> {
         let Responder { connection, conn, request_id, answered, .. } = self;
         let attempt = || answer(connection, *conn, *request_id, encode).map_err(Obstacle::Blocked);
-        connection.hub().poll_attempt::<_, Never>(cx, attempt).map(|_| *answered = true)
+        connection.hub().poll_attempt::<_, Never>(cx, place, attempt).map(|_| *answered = true)
     }
 
     /// Answers with an error of the protocol.

@@ -26,6 +26,7 @@ use super::{
     connection::Connection,
     elements::{Elements, Reading},
     errors::{Blocked, Obstacle, Refusal, SendError, refusal, sort},
+    hub::Place,
     method_id::TX_FIELD,
     rx::Rx,
     scope,
@@ -47,6 +48,8 @@ pub struct Tx<T> {
     channel: Arc<Channel>,
     /// The encoded value that `Sink::start_send` took and that waits for room.
     held: Option<Vec<u8>>,
+    /// Where the `Sink` waits for room in the link.
+    place: Place,
     turn: Turn,
     value: PhantomData<fn(T)>,
 }
@@ -73,7 +76,7 @@ pub fn channel<T>() -> (Tx<T>, Rx<T>) {
 
 impl<T> Tx<T> {
     pub(crate) fn new(channel: Arc<Channel>) -> Self {
-        Tx { channel, held: None, turn: Turn::default(), value: PhantomData }
+        Tx { channel, held: None, place: Place::default(), turn: Turn::default(), value: PhantomData }
     }
 
     /// Whether the receiver is gone, or the link. What is sent then fails.
@@ -119,10 +122,11 @@ impl<T: Serialize + 'static> Tx<T> {
     where
         T: Send,
     {
+        let mut place = Place::default();
         poll_fn(move |cx| {
             let mut encode =
                 |out: &mut Encoder<'_>| encode_value(&value, out).map_err(scope::fault_without_scope);
-            poll_element(&self.channel, &self.turn, cx, &mut encode)
+            poll_element(&self.channel, &self.turn, cx, &mut place, &mut encode)
         })
     }
 
@@ -153,6 +157,7 @@ fn poll_element(
     channel: &Arc<Channel>,
     turn: &Turn,
     cx: &mut Context<'_>,
+    place: &mut Place,
     encode: &mut Encode<'_>,
 ) -> Poll<Result<(), SendError>> {
     if let Some(error) = ended(channel) {
@@ -162,7 +167,7 @@ fn poll_element(
         return Poll::Pending;
     }
     match channel.direct() {
-        Some(remote) => poll_send_remote(channel, remote, cx, encode),
+        Some(remote) => poll_send_remote(channel, remote, cx, place, encode),
         None => poll_send_queue(channel, cx, encode),
     }
 }
@@ -182,6 +187,7 @@ fn poll_send_remote(
     channel: &Arc<Channel>,
     remote: &Remote,
     cx: &mut Context<'_>,
+    place: &mut Place,
     encode: &mut Encode<'_>,
 ) -> Poll<Result<(), SendError>> {
     let hub = &remote.hub;
@@ -197,7 +203,7 @@ fn poll_send_remote(
             return Poll::Pending;
         }
         match blocked {
-            Blocked::Room | Blocked::Slot => hub.wait_for_room(cx.waker()),
+            Blocked::Room | Blocked::Slot => hub.wait_for_room(place, cx.waker()),
             Blocked::Credit { .. } => {
                 lock(&channel.state).writers.add(cx.waker());
                 hub.wait_for_credit(channel, remote);
@@ -297,6 +303,7 @@ pub(crate) async fn pump(channel: Arc<Channel>, queued: Vec<Elements>, _keeps: C
         };
         let mut batch = Reading::of(batch);
         while let Some(element) = batch.next() {
+            let mut place = Place::default();
             let sent = poll_fn(|cx| {
                 let Some(remote) = channel.remote() else { return Poll::Ready(Ok(())) };
                 if let Some(error) = ended(&channel) {
@@ -306,7 +313,7 @@ pub(crate) async fn pump(channel: Arc<Channel>, queued: Vec<Elements>, _keeps: C
                     out.extend(element);
                     Ok(())
                 };
-                poll_send_remote(&channel, remote, cx, &mut encode)
+                poll_send_remote(&channel, remote, cx, &mut place, &mut encode)
             })
             .await;
             if let Err(error) = sent {
@@ -340,7 +347,7 @@ impl<T: Serialize + 'static> Sink<T> for Tx<T> {
             out.extend(element);
             Ok(())
         };
-        let sent = ready!(poll_element(&this.channel, &this.turn, cx, &mut encode));
+        let sent = ready!(poll_element(&this.channel, &this.turn, cx, &mut this.place, &mut encode));
         this.held = None;
         Poll::Ready(sent)
     }
@@ -349,7 +356,7 @@ impl<T: Serialize + 'static> Sink<T> for Tx<T> {
         let mut encode =
             |out: &mut Encoder<'_>| encode_value(&value, out).map_err(scope::fault_without_scope);
         let mut cx = Context::from_waker(Waker::noop());
-        match poll_element(&self.channel, &self.turn, &mut cx, &mut encode) {
+        match poll_element(&self.channel, &self.turn, &mut cx, &mut Place::default(), &mut encode) {
             Poll::Ready(sent) => sent,
             Poll::Pending => {
                 self.held = Some(encoded(&mut encode)?);

@@ -26,6 +26,7 @@ use std::{
 
 use tokio::{runtime::Handle, sync::Notify};
 
+pub(crate) use self::waiting::Place;
 use self::{connections::Leaving, role::Callers, waiting::Starving};
 use super::{
     block::is_blocking,
@@ -37,7 +38,7 @@ use super::{
     outgoing::Outgoing,
     slot::CallSlot,
     state::ConnectionState,
-    waiters::{Waiters, lock},
+    waiters::{Queue, lock},
 };
 use crate::{
     error::LinkEnd,
@@ -70,9 +71,9 @@ pub(crate) struct Hub {
     credit: RwLock<Option<Arc<dyn CreditTable>>>,
     pub(crate) interrupt: Option<Arc<dyn Interrupt>>,
     /// Who waits for room in the link.
-    room: Mutex<Waiters>,
+    pub(crate) room: Mutex<Queue>,
     /// Who waits for one of the link's channels to become free.
-    slots: Mutex<Waiters>,
+    slots: Mutex<Queue>,
     /// Channels whose senders wait for credit that comes without a message.
     starving: Mutex<Vec<Starving>>,
     starving_any: AtomicBool,

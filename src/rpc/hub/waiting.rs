@@ -1,10 +1,10 @@
 //! Who waits for room, for a free channel or for credit, and who is woken when it comes.
 //!
 //! The pattern is one everywhere, [`Hub::poll_attempt`]: try, leave the waker behind, try once more. What comes
-//! after the waker is there wakes it.
+//! after the waker is there wakes it. Whoever waits holds a [`Place`], and leaves with it.
 
 use std::{
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, Mutex, atomic::Ordering},
     task::{Context, Poll, Waker},
 };
 
@@ -15,7 +15,7 @@ use crate::{
     rpc::{
         channel::{Channel, Remote},
         errors::{Blocked, Obstacle},
-        waiters::{lock, wake_all},
+        waiters::{Queue, lock, wake_all},
     },
 };
 
@@ -23,8 +23,9 @@ impl Hub {
     /// Tries until it is done, or the same is in the way as when the task's waker was left behind.
     #[inline]
     pub(crate) fn poll_attempt<T, E>(
-        &self,
+        self: &Arc<Self>,
         cx: &Context<'_>,
+        place: &mut Place,
         mut attempt: impl FnMut() -> Result<T, Obstacle<E>>,
     ) -> Poll<Result<T, E>> {
         let mut waits_for = None;
@@ -37,23 +38,23 @@ impl Hub {
             if waits_for == Some(blocked) {
                 return Poll::Pending;
             }
-            self.wait_for(blocked, cx.waker());
+            self.wait_for(blocked, place, cx.waker());
             waits_for = Some(blocked);
         }
     }
 
     /// Remembers a task that found something in its way. The caller tries once more afterwards.
-    fn wait_for(&self, blocked: Blocked, waker: &Waker) {
+    fn wait_for(self: &Arc<Self>, blocked: Blocked, place: &mut Place, waker: &Waker) {
         match blocked {
-            Blocked::Slot => self.wait_for_slot(waker),
+            Blocked::Slot => place.wait(self, For::Slot, waker),
             // Only elements need credit, and their senders wait for it on their channel.
-            Blocked::Room | Blocked::Credit { .. } => self.wait_for_room(waker),
+            Blocked::Room | Blocked::Credit { .. } => self.wait_for_room(place, waker),
         }
     }
 
     /// Remembers a task that found the link full. The caller tries once more afterwards.
-    pub(crate) fn wait_for_room(&self, waker: &Waker) {
-        lock(&self.room).add(waker);
+    pub(crate) fn wait_for_room(self: &Arc<Self>, place: &mut Place, waker: &Waker) {
+        place.wait(self, For::Room, waker);
         // Asking leaves word with the peer, so that the driver is woken when there is room.
         let driver = self.driver_waker();
         if !matches!(lock(&self.out).want_room(&mut Context::from_waker(&driver)), Ok(false)) {
@@ -61,9 +62,11 @@ impl Hub {
         }
     }
 
-    /// Remembers a task that found all channels in use. The caller tries once more afterwards.
-    pub(crate) fn wait_for_slot(&self, waker: &Waker) {
-        lock(&self.slots).add(waker);
+    fn queue(&self, wanted: For) -> &Mutex<Queue> {
+        match wanted {
+            For::Room => &self.room,
+            For::Slot => &self.slots,
+        }
     }
 
     /// Remembers a sender without credit. The caller tries once more afterwards.
@@ -127,6 +130,50 @@ impl Hub {
         self.starving_any.store(!starving.is_empty(), Ordering::Relaxed); // under the lock of `starving`
         drop(starving);
         woken.iter().for_each(|channel| channel.wake_writers());
+    }
+}
+
+/// What a task waits for at its [`Place`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum For {
+    /// Room in the link.
+    Room,
+    /// A free channel.
+    Slot,
+}
+
+/// A task's place among those that wait for something of a link, once it does. Given up when it is dropped.
+#[derive(Default)]
+pub(crate) struct Place {
+    taken: Option<(Arc<Hub>, For, u64)>,
+}
+
+impl Place {
+    /// Waits here, and nowhere else.
+    fn wait(&mut self, hub: &Arc<Hub>, wanted: For, waker: &Waker) {
+        let known = match &self.taken {
+            Some((_, other, _)) if *other != wanted => {
+                self.leave();
+                None
+            }
+            taken => taken.as_ref().map(|(_, _, ticket)| *ticket),
+        };
+        let (ticket, renewed) = lock(hub.queue(wanted)).wait(known, waker);
+        drop(renewed); // outside of the lock
+        self.taken = Some((Arc::clone(hub), wanted, ticket));
+    }
+
+    fn leave(&mut self) {
+        if let Some((hub, wanted, ticket)) = self.taken.take() {
+            let waker = lock(hub.queue(wanted)).leave(ticket);
+            drop(waker); // outside of the lock
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.leave();
     }
 }
 
