@@ -80,7 +80,8 @@ impl Settings {
 
     /// How many small messages that nobody waits to send (refusals, Cancel, Close, Reset, Credit) may wait for a
     /// peer that does not read. Default: 65,536. Beyond that the link ends with
-    /// [`LinkEnd::Unread`](crate::LinkEnd::Unread).
+    /// [`LinkEnd::Unread`](crate::LinkEnd::Unread). The answer to a Connect counts once more for each 128 bytes of its
+    /// reason and its metadata.
     pub fn max_parked_messages(mut self, messages: u32) -> Self {
         self.max_parked_messages = messages;
         self

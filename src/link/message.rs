@@ -229,6 +229,17 @@ impl Parked {
         Ok(Parked { head, channels, payload })
     }
 
+    /// Bytes of its payload, its metadata and its reason.
+    pub(crate) fn len(&self) -> usize {
+        self.payload.len()
+            + match &self.head {
+                ParkedHead::Goodbye { reason, .. } => reason.len(),
+                ParkedHead::Response { metadata, .. } | ParkedHead::Accept { metadata, .. } => metadata.len(),
+                ParkedHead::Reject { reason, metadata, .. } => reason.len() + metadata.len(),
+                ParkedHead::Plain(_) => 0,
+            }
+    }
+
     /// The head, to send it now.
     pub(crate) fn head(&self) -> Head<'_> {
         match &self.head {

@@ -20,6 +20,8 @@ pub(crate) struct Outgoing {
     /// `None` after the link's end.
     sender: Option<Box<dyn Sender>>,
     parked: VecDeque<Parked>,
+    /// What they count for, see [`weight`].
+    parked_weight: usize,
     /// The most that may be parked.
     max_parked: usize,
     /// Somebody waits for room.
@@ -40,6 +42,7 @@ impl Outgoing {
         Outgoing {
             sender: Some(sender),
             parked: VecDeque::new(),
+            parked_weight: 0,
             max_parked: max_parked as usize,
             wanted: false,
             asked: false,
@@ -66,6 +69,7 @@ impl Outgoing {
     #[inline]
     pub(crate) fn release(&mut self) -> Option<Box<dyn Sender>> {
         self.parked = VecDeque::new();
+        self.parked_weight = 0;
         self.sender.take()
     }
 
@@ -79,11 +83,13 @@ impl Outgoing {
         match self.send(head, body) {
             Ok(_) => Ok(()),
             Err(SendFault::Full) => {
-                if self.parked.len() >= self.max_parked {
+                if self.parked_weight >= self.max_parked {
                     let messages = self.parked.len();
                     return Err(SendFault::Ended(LinkEnd::Unread { messages }));
                 }
-                self.parked.push_back(Parked::new(head, body).map_err(SendFault::Encode)?);
+                let message = Parked::new(head, body).map_err(SendFault::Encode)?;
+                self.parked_weight += weight(&message);
+                self.parked.push_back(message);
                 // Once there is none, the driver watches for room.
                 while !self.parked.is_empty() && self.has_room()? {
                     self.flush_parked()?;
@@ -172,6 +178,12 @@ impl Outgoing {
         }
     }
 
+    /// The messages for which there is room to be parked without an allocation.
+    #[cfg(test)]
+    pub(crate) fn parked_capacity(&self) -> usize {
+        self.parked.capacity()
+    }
+
     #[inline]
     fn flush_parked(&mut self) -> Result<(), LinkEnd> {
         while let (Some(message), Some(sender)) = (self.parked.front(), &mut self.sender) {
@@ -182,11 +194,27 @@ impl Outgoing {
                 // It was encoded once and within its limits, so this is a message that can never fit.
                 Err(fault) => tracing::error!(?fault, head = ?message.head(), "a message cannot be sent"),
             }
+            self.parked_weight -= weight(message);
             self.parked.pop_front();
+        }
+        if self.parked.is_empty() && self.parked.capacity() > KEPT {
+            self.parked = VecDeque::new();
         }
         Ok(())
     }
 }
+
+/// What a message counts for among the parked ones: one if it is small, as nearly all are. An Accept or a Reject that
+/// the application has given metadata is not, and a peer can ask for any number of them.
+fn weight(message: &Parked) -> usize {
+    1 + message.len() / SMALL
+}
+
+/// Bytes of what the application has given a message that still is a small one.
+const SMALL: usize = 128;
+
+/// The room for parked messages that is kept when none are.
+const KEPT: usize = 1024;
 
 /// A payload that is there already.
 pub(crate) struct Bytes<'a>(pub(crate) &'a [u8]);
