@@ -19,6 +19,7 @@ pub struct Settings {
     pub(crate) initial_channel_credit: u32,
     pub(crate) max_concurrent_requests: u32,
     pub(crate) max_connections: u32,
+    pub(crate) max_channels: u32,
     pub(crate) max_parked_messages: u32,
     pub(crate) max_nesting: u32,
     pub(crate) handshake_timeout: Duration,
@@ -35,6 +36,7 @@ impl Default for Settings {
             initial_channel_credit: 64 << 10,
             max_concurrent_requests: 4096,
             max_connections: 1024,
+            max_channels: 16_384,
             max_parked_messages: 65_536,
             max_nesting: strict::NESTING,
             handshake_timeout: Duration::from_secs(5),
@@ -75,6 +77,18 @@ impl Settings {
     /// [`Connection::connect`](crate::Connection::connect).
     pub fn max_connections(mut self, connections: u32) -> Self {
         self.max_connections = connections;
+        self
+    }
+
+    /// How many channels, which are the ends of streams, either side may have opened on a link, on all its connections.
+    /// Default: 16,384.
+    ///
+    /// What this side would open beyond that waits until others are over; on shared memory
+    /// [`channel_slots`](Settings::channel_slots) says when. A request of the peer's that would open more is answered
+    /// `Cancelled`, and an answer of the peer's that would is not read. The peer's count for as long as something here
+    /// holds them: until their handle is dropped, also when they are closed.
+    pub fn max_channels(mut self, channels: u32) -> Self {
+        self.max_channels = channels;
         self
     }
 

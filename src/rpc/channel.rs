@@ -66,6 +66,14 @@ pub(crate) struct Remote {
     pub(crate) credit: SendWindow,
 }
 
+impl Drop for Remote {
+    fn drop(&mut self) {
+        if !self.own {
+            self.hub.theirs_gone();
+        }
+    }
+}
+
 /// A half of a channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Half {
@@ -136,6 +144,7 @@ impl Channel {
         let channel = Self::new(Way::Arrived, window);
         let credit = SendWindow::new(window);
         let hub = Arc::clone(connection.hub());
+        hub.theirs_opened(); // and gone with the `Remote`
         let _ = channel.remote.set(Remote { hub, conn, reference, window, own: false, credit });
         lock(&channel.state).keeps = Some(connection);
         Arc::new(channel)

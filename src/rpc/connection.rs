@@ -73,6 +73,7 @@ impl Connection {
             credit: parts.credit,
             interrupt: parts.interrupt,
             runtime: runtime.clone(),
+            max_channels: settings.max_channels,
             root: Arc::clone(&root),
             on_connect: options.on_connect.clone(),
             introspection: options.introspection,

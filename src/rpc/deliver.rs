@@ -179,7 +179,12 @@ impl<'h> Deliver<'h> {
             Delivery::Request(request) => self.open_request(request),
             Delivery::Refused { conn, request_id } => Todo::Refuse { conn, request_id },
             Delivery::Response { call, opened, answer } => {
-                let channels = self.open_channels(answer.conn, answer.channels);
+                let channels = if hub.admits(answer.channels.len()) {
+                    self.open_channels(answer.conn, answer.channels)
+                } else {
+                    hub.refuse_channels(answer.conn, answer.channels);
+                    Unclaimed::default() // of which the answer lacks some, so that it is not read
+                };
                 self.response(call, opened, answer, channels)
             }
             Delivery::Cancel { handler } => Todo::Stop(handler),
@@ -215,6 +220,9 @@ impl<'h> Deliver<'h> {
     fn open_request<'m>(&mut self, request: Incoming<'m>) -> Todo<'m> {
         let (conn, request_id, hub) = (request.conn, request.request_id, self.hub);
         let Some(connection) = self.handle(conn) else { return Todo::Nothing };
+        if !hub.admits(request.channels.len()) {
+            return Todo::Refuse { conn, request_id };
+        }
         let channels = self.open_channels(conn, request.channels);
         let deadline = request.timeout.and_then(|timeout| now().checked_add(timeout));
         let session = self.session.get_or_insert_with(|| lock(&hub.session));

@@ -263,9 +263,7 @@ impl<'a, 'e> BindingBody<'a, 'e> {
     fn unbind(&mut self) {
         for (_, reference) in self.bound.drain(..) {
             // Nobody is to be woken for it: it was taken under the same locks.
-            if let Some(table) = self.hub.table() {
-                table.give_back(reference.slot);
-            }
+            self.hub.take_back(reference.slot);
         }
     }
 }

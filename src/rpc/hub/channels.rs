@@ -1,6 +1,9 @@
 //! Channels of a link: how they are opened here, and how they go.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::{
+    Arc, PoisonError,
+    atomic::{AtomicUsize, Ordering},
+};
 
 use super::Hub;
 use crate::{
@@ -18,6 +21,23 @@ use crate::{
     },
 };
 
+/// How many channels a link has, by the side that opened them.
+#[derive(Debug)]
+pub(super) struct Places {
+    /// Those of this side that are not over, on links without a table, which counts them itself.
+    ours: AtomicUsize,
+    /// Those of the peer's that something here holds.
+    theirs: AtomicUsize,
+    limit: usize,
+}
+
+impl Places {
+    pub(super) fn new(limit: u32) -> Self {
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        Places { ours: AtomicUsize::new(0), theirs: AtomicUsize::new(0), limit }
+    }
+}
+
 impl Hub {
     /// The table of credit that both peers see.
     pub(crate) fn table(&self) -> Option<Arc<dyn CreditTable>> {
@@ -26,15 +46,60 @@ impl Hub {
 
     /// The slot of credit for a channel that this side opens.
     pub(crate) fn allot(&self) -> Option<CreditSlot> {
-        self.table().map_or(Some(CreditSlot::NONE), |table| table.allot())
+        let Some(table) = self.table() else {
+            // Relaxed: the number of channels, and nothing that they hold.
+            let taken = |ours| (ours < self.places.limit).then_some(ours + 1);
+            let ours = self.places.ours.fetch_update(Ordering::Relaxed, Ordering::Relaxed, taken);
+            return ours.is_ok().then_some(CreditSlot::NONE);
+        };
+        table.allot()
+    }
+
+    /// Returns a slot that [`allot`](Hub::allot) gave. For [`give_back`](Hub::give_back) somebody may have waited.
+    pub(crate) fn take_back(&self, slot: CreditSlot) {
+        match self.table() {
+            Some(table) => table.give_back(slot),
+            // Relaxed: as in `allot`. After the end of a link with a table it counts for nobody.
+            None => drop(
+                self.places
+                    .ours
+                    .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |ours| ours.checked_sub(1)),
+            ),
+        }
     }
 
     /// Returns a slot; whoever waits for one may try again.
     pub(crate) fn give_back(&self, slot: CreditSlot) {
-        if let Some(table) = self.table() {
-            table.give_back(slot);
-            let wakers = lock(&self.slots).take();
-            wake_all(wakers);
+        self.take_back(slot);
+        let wakers = lock(&self.slots).take();
+        wake_all(wakers);
+    }
+
+    /// How many channels this side can ever have open at once.
+    pub(crate) fn most_channels(&self) -> usize {
+        self.table().map_or(self.places.limit, |table| table.capacity())
+    }
+
+    /// Whether the peer may open so many channels more.
+    pub(crate) fn admits(&self, count: usize) -> bool {
+        // Relaxed: as in `allot`. They are counted under the session's lock, as this is asked.
+        self.places.theirs.load(Ordering::Relaxed).saturating_add(count) <= self.places.limit
+    }
+
+    /// A channel of the peer's is there.
+    pub(crate) fn theirs_opened(&self) {
+        self.places.theirs.fetch_add(1, Ordering::Relaxed); // Relaxed: as in `allot`
+    }
+
+    /// Nothing here holds it any more.
+    pub(crate) fn theirs_gone(&self) {
+        self.places.theirs.fetch_sub(1, Ordering::Relaxed); // Relaxed: as in `allot`
+    }
+
+    /// Refuses channels that the peer has opened. Under the session's lock.
+    pub(crate) fn refuse_channels(&self, conn: ConnKey, channels: &[ChannelRef]) {
+        for reference in channels {
+            self.send_parkable(&Head::Reset { conn_id: conn.id, channel_id: reference.id });
         }
     }
 

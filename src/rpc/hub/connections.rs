@@ -161,8 +161,8 @@ impl Hub {
         end.into()
     }
 
-    /// Sends a message of the connections under the session's lock; it is parked when the link is full.
-    fn send_parkable(&self, head: &Head<'_>) {
+    /// Sends a message that nobody waits for under the session's lock; it is parked when the link is full.
+    pub(super) fn send_parkable(&self, head: &Head<'_>) {
         let mut out = lock(&self.out);
         if let Err(SendFault::Ended(end)) = out.send_or_park(head, &mut NoBody) {
             self.request_end(end);

@@ -27,7 +27,7 @@ use std::{
 use tokio::{runtime::Handle, sync::Notify};
 
 pub(crate) use self::waiting::Place;
-use self::{connections::Leaving, role::Callers, waiting::Starving};
+use self::{channels::Places, connections::Leaving, role::Callers, waiting::Starving};
 use super::{
     block::is_blocking,
     channel::Channel,
@@ -70,6 +70,7 @@ pub(crate) struct Hub {
     /// `None` on links that grant by messages, and after the end.
     credit: RwLock<Option<Arc<dyn CreditTable>>>,
     pub(crate) interrupt: Option<Arc<dyn Interrupt>>,
+    places: Places,
     /// Who waits for room in the link.
     pub(crate) room: Mutex<Queue>,
     /// Who waits for one of the link's channels to become free.
@@ -111,6 +112,8 @@ pub(crate) struct HubParts {
     pub(crate) credit: Option<Arc<dyn CreditTable>>,
     pub(crate) interrupt: Option<Arc<dyn Interrupt>>,
     pub(crate) runtime: Handle,
+    /// The limit on the channels that either side opens.
+    pub(crate) max_channels: u32,
     pub(crate) root: Arc<ConnectionState>,
     pub(crate) on_connect: Option<Arc<OnConnect>>,
     pub(crate) introspection: bool,
@@ -126,6 +129,7 @@ impl Hub {
             receive: Mutex::new(parts.receiver),
             credit: RwLock::new(parts.credit),
             interrupt: parts.interrupt,
+            places: Places::new(parts.max_channels),
             room: Mutex::default(),
             slots: Mutex::default(),
             starving: Mutex::default(),
@@ -154,7 +158,7 @@ impl Hub {
 
     /// A message that opens more channels than this side may ever have open would wait for good.
     pub(crate) fn check_channels(&self, count: usize) -> Result<(), EncodeFault> {
-        let limit = self.table().map_or(MAX_CHANNELS, |table| table.capacity().min(MAX_CHANNELS));
+        let limit = self.most_channels().min(MAX_CHANNELS);
         if count > limit { Err(EncodeFault::TooManyChannels { count, limit }) } else { Ok(()) }
     }
 

@@ -6,6 +6,7 @@
 //! | `connections` | this library, on virtual connections |
 //! | `dedup` | this library, which repeats itself |
 //! | `empty`, `nesting` | a service of this library |
+//! | `flood` | a peer that writes and does not read, or opens and does not close |
 //! | `peer` | a peer that writes messages of its own to a link within the process |
 //! | `role`, `waits` | parts of a link that answer as the test wants |
 //! | `segment` | a peer on shared memory that handles its credit itself |
@@ -16,6 +17,7 @@
 mod connections;
 mod dedup;
 mod empty;
+mod flood;
 mod nesting;
 mod peer;
 mod role;
