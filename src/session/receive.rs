@@ -34,7 +34,7 @@ impl<E: Ends> Session<E> {
         &'s mut self,
         message: &Message<'m>,
     ) -> Result<Delivery<'s, 'm, E>, Breach> {
-        let costs = self.accountable(&message.head);
+        let Some(costs) = self.accountable(&message.head) else { return Ok(Delivery::Nothing) };
         self.handle(message).map_err(|violation| Breach { costs, violation })
     }
 
@@ -63,13 +63,15 @@ impl<E: Ends> Session<E> {
         }
     }
 
-    /// The connection that a message's violation costs.
-    fn accountable(&mut self, head: &Head<'_>) -> ConnKey {
+    /// The connection that a message's violation costs. `None`: it is gone, and "what still arrives for it is dropped
+    /// in silence", whatever is wrong with it.
+    fn accountable(&mut self, head: &Head<'_>) -> Option<ConnKey> {
         match head.conn_id() {
-            None | Some(ROOT) => ConnKey::ROOT,
+            None | Some(ROOT) => Some(ConnKey::ROOT),
             Some(conn_id) => match self.connections.named(conn_id) {
-                Named::Open(key, _) => key,
-                Named::Gone | Named::Unknown => ConnKey::ROOT,
+                Named::Open(key, _) => Some(key),
+                Named::Gone => None,
+                Named::Unknown => Some(ConnKey::ROOT),
             },
         }
     }

@@ -1,6 +1,6 @@
 //! Connections, the handshake's afterlife, and the end.
 
-use super::{MAX_CONNECTIONS, METHOD, Numbers, Scene, Seen, rule};
+use super::{MAX_CONNECTIONS, MAX_PAYLOAD, METHOD, Numbers, Scene, Seen, rule};
 use crate::{
     error::Violation,
     link::{Head, Limits, Role},
@@ -242,6 +242,28 @@ fn a_violation_costs_the_connection_that_it_can_be_laid_to() {
     scene.breach = None;
     assert_eq!(rule(&scene.head(on(NOWHERE))), Some("message.conn-id"));
     assert_eq!(scene.breach, Some(ConnKey::ROOT));
+}
+
+/// A peer that breaks a rule twice, before it hears that the connection is closed, keeps its link.
+#[test]
+fn whatever_is_wrong_with_what_arrives_for_a_connection_that_is_gone_is_ignored() {
+    let (beyond, nonsense) = ([0; MAX_PAYLOAD + 1], [0xff]);
+    let mut scene = Scene::new();
+    for conn in [scene.accepted(1), scene.opened(1)] {
+        let conn_id = conn.id;
+        let request = Head::Request { conn_id, request_id: 1, method_id: METHOD, metadata: &[] };
+        assert_eq!(rule(&scene.message(request, &[], &beyond)), Some("flow.call.payload-limit"));
+        assert_eq!(scene.breach, Some(conn));
+        assert!(scene.session.close(conn).is_some());
+        assert_eq!(scene.message(request, &[], &beyond), Ok(Seen::Nothing));
+        assert_eq!(scene.message(Head::Data { conn_id, channel_id: 1 }, &[], &beyond), Ok(Seen::Nothing));
+        for head in [
+            Head::Request { conn_id, request_id: 1, method_id: METHOD, metadata: &nonsense },
+            Head::Response { conn_id, request_id: 1, metadata: &nonsense },
+        ] {
+            assert_eq!(scene.head(head), Ok(Seen::Nothing));
+        }
+    }
 }
 
 #[test]
