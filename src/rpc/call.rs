@@ -370,7 +370,7 @@ impl<A, T, E> Drop for Call<A, T, E> {
             }
             drop(session);
             if abandoned.is_some() {
-                hub.send_or_park(&Head::Cancel { conn_id: conn.id, request_id });
+                hub.send_on(conn, &Head::Cancel { conn_id: conn.id, request_id });
             }
             slot.close();
         }

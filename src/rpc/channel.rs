@@ -324,17 +324,22 @@ impl Channel {
 
     /// Ends the channel, once: later ends change nothing. Wakes both sides.
     pub(crate) fn end(&self, end: End) {
+        wake_all(self.set_end(end));
+    }
+
+    /// As [`end`](Channel::end); both sides are to be woken outside of locks.
+    #[must_use]
+    pub(crate) fn set_end(&self, end: End) -> Vec<Waker> {
         let mut state = lock(&self.state);
         if state.end.is_some() {
-            return;
+            return Vec::new();
         }
         state.end = Some(end);
         // Relaxed: see `is_over`.
         self.over.store(true, Ordering::Relaxed);
         let mut wakers = state.writers.take();
         wakers.extend(state.reader.take());
-        drop(state);
-        wake_all(wakers);
+        wakers
     }
 
     /// The receiver granted credit to our sender: wakes it.

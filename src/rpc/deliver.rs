@@ -25,7 +25,7 @@ use super::{
     hub::{Hub, Local},
     incoming::{IncomingConnection, NOT_LISTENING},
     respond::Responder,
-    slot::{Answer, CallSlot, ConnectOutcome, ConnectSlot, Outcome},
+    slot::{Answer, CallSlot, ConnectOutcome, Outcome},
     state::{ConnectionState, Guard},
     waiters::lock,
 };
@@ -96,8 +96,9 @@ enum Todo<'m> {
         request_id: u64,
         limit: usize,
     },
-    /// A Connect of ours has its answer.
-    Connected(Arc<ConnectSlot>, ConnectOutcome),
+    /// A Connect of ours has its answer. The service that goes with it, if it is of no use, is dropped with this:
+    /// what that does is the application's.
+    Connected(Connecting, ConnectOutcome),
     ConnectionOver(LeftOpen<Local>, ConnectionEnd),
     LinkEnd(LinkEnd),
 }
@@ -204,14 +205,15 @@ impl<'h> Deliver<'h> {
                 self.open_connection(connect, conn_id, metadata)
             }
             Delivery::AcceptedTwice { connect, conn_id } => {
-                Todo::Connected(connect.slot, ConnectOutcome::IdInUse { conn_id })
+                Todo::Connected(connect, ConnectOutcome::IdInUse { conn_id })
             }
-            Delivery::Rejected { connect, reason, metadata } => Todo::Connected(
-                connect.slot,
-                ConnectOutcome::Rejected { reason: reason.to_owned(), metadata },
-            ),
+            Delivery::Rejected { connect, reason, metadata } => {
+                Todo::Connected(connect, ConnectOutcome::Rejected { reason: reason.to_owned(), metadata })
+            }
             Delivery::ConnectionGoodbye { open, reason } => {
-                Todo::ConnectionOver(open, ConnectionEnd::Goodbye { reason: reason.into() })
+                let end = ConnectionEnd::Goodbye { reason: reason.into() };
+                open.local.set_ended(end.clone().into()); // before anybody finds it closed
+                Todo::ConnectionOver(open, end)
             }
             Delivery::Goodbye { reason } => Todo::LinkEnd(LinkEnd::Goodbye { reason: reason.into() }),
         })
@@ -269,19 +271,22 @@ impl<'h> Deliver<'h> {
     }
 
     /// The connection exists from the moment its Accept arrives: what comes behind it must find it.
-    fn open_connection<'m>(&mut self, connect: Connecting, conn_id: u64, metadata: Metadata) -> Todo<'m> {
+    fn open_connection<'m>(&mut self, mut connect: Connecting, conn_id: u64, metadata: Metadata) -> Todo<'m> {
         let hub = self.hub;
-        let Some(link) = hub.root.handle() else { return Todo::Nothing };
+        let Some(link) = hub.root.handle() else {
+            return Todo::Connected(connect, ConnectOutcome::Ended(LinkEnd::Closed)); // the link is closing
+        };
+        let dispatcher = connect.dispatcher.take();
         let session = self.session.get_or_insert_with(|| lock(&hub.session));
         let mut opened = None;
         session.open_accepted(conn_id, |key| {
-            let state = ConnectionState::new(key, connect.dispatcher, metadata);
+            let state = ConnectionState::new(key, dispatcher, metadata);
             Arc::clone(opened.insert(state))
         });
         match opened {
             Some(state) => {
                 let connection = Guard::first(Arc::clone(hub), state, Some(link));
-                Todo::Connected(connect.slot, ConnectOutcome::Accepted(connection))
+                Todo::Connected(connect, ConnectOutcome::Accepted(connection))
             }
             None => Todo::Nothing,
         }
@@ -350,7 +355,7 @@ impl<'h> Deliver<'h> {
             }
             Todo::Decide(incoming) => decide(hub, incoming),
             Todo::RejectMany { request_id, limit } => hub.reject_unasked(request_id, limit),
-            Todo::Connected(slot, outcome) => self.wakers.extend(slot.complete(outcome)),
+            Todo::Connected(connect, outcome) => self.wakers.extend(connect.slot.complete(outcome)),
             Todo::ConnectionOver(open, end) => hub.connection_over(open, end),
             Todo::LinkEnd(end) => self.end = Some(end),
         }

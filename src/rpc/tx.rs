@@ -193,7 +193,7 @@ fn poll_send_remote(
     let hub = &remote.hub;
     let mut waits_for = None;
     loop {
-        let blocked = match send_now(remote, encode).map_err(sort) {
+        let blocked = match send_now(channel, remote, encode).map_err(sort) {
             Ok(()) => return Poll::Ready(Ok(())),
             Err(Obstacle::Final(error)) => return Poll::Ready(Err(error)),
             Err(Obstacle::Blocked(blocked)) => blocked,
@@ -217,13 +217,14 @@ fn poll_send_remote(
 }
 
 /// Sends one element if link and credit allow it.
-fn send_now(remote: &Remote, encode: &mut Encode<'_>) -> Result<(), SendFault> {
+fn send_now(channel: &Channel, remote: &Remote, encode: &mut Encode<'_>) -> Result<(), SendFault> {
     let head = Head::Data { conn_id: remote.conn.id, channel_id: remote.reference.id };
     let hub = &remote.hub;
-    hub.send_element(&head, &mut ElementBody { remote, encode }, &remote.credit)
+    hub.send_element(&head, &mut ElementBody { channel, remote, encode }, &remote.credit)
 }
 
 struct ElementBody<'a, 'e> {
+    channel: &'a Channel,
     remote: &'a Remote,
     encode: &'a mut Encode<'e>,
 }
@@ -236,6 +237,10 @@ impl Body for ElementBody<'_, '_> {
         let window = self.remote.window as usize;
         if len > window {
             return Err(EncodeFault::ElementTooLarge { len, window });
+        }
+        if self.channel.is_over() {
+            // Looked at under the sender's lock: nothing follows a connection's Goodbye. The caller finds out why.
+            return Err(EncodeFault::NoCredit { len });
         }
         if !self.remote.credit.allows(len) {
             hub.refresh_credit(self.remote);

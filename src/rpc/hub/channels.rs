@@ -134,7 +134,20 @@ impl Hub {
 
     /// A channel's local end is done with it: its id is spent. Whether it was still open.
     pub(crate) fn forget_channel(&self, remote: &Remote) -> bool {
-        let open = lock(&self.session).forget_channel(remote.conn, remote.reference.id);
+        self.leave_channel(remote, None)
+    }
+
+    /// As [`forget_channel`](Hub::forget_channel), and tells the peer if it was open. Both under the session's lock:
+    /// whoever finds the connection quiet, or closes it, says goodbye behind that.
+    fn leave_channel(&self, remote: &Remote, last: Option<&Head<'_>>) -> bool {
+        let mut session = lock(&self.session);
+        let open = session.forget_channel(remote.conn, remote.reference.id);
+        if let Some(last) = last
+            && open
+        {
+            self.send_parkable(last);
+        }
+        drop(session);
         if open && remote.own {
             self.give_back(remote.reference.slot);
         }
@@ -144,21 +157,19 @@ impl Hub {
 
     /// Breaks a channel off, unless it is over.
     pub(crate) fn reset_channel(&self, remote: &Remote) {
-        if self.forget_channel(remote) {
-            self.send_or_park(&Head::Reset { conn_id: remote.conn.id, channel_id: remote.reference.id });
-        }
+        let (conn_id, channel_id) = (remote.conn.id, remote.reference.id);
+        self.leave_channel(remote, Some(&Head::Reset { conn_id, channel_id }));
     }
 
     /// Closes a channel that this side sends, unless it is over.
     pub(crate) fn close_channel(&self, remote: &Remote) {
-        if self.forget_channel(remote) {
-            self.send_or_park(&Head::Close { conn_id: remote.conn.id, channel_id: remote.reference.id });
-        }
+        let (conn_id, channel_id) = (remote.conn.id, remote.reference.id);
+        self.leave_channel(remote, Some(&Head::Close { conn_id, channel_id }));
     }
 
     /// Grants credit on a link that has messages for it.
     pub(crate) fn grant_by_message(&self, remote: &Remote, grant: Grant) {
         let (conn_id, channel_id) = (remote.conn.id, remote.reference.id);
-        self.send_or_park(&Head::Credit { conn_id, channel_id, bytes: grant.more });
+        self.send_on(remote.conn, &Head::Credit { conn_id, channel_id, bytes: grant.more });
     }
 }

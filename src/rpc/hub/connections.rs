@@ -13,12 +13,13 @@ use crate::{
     error::{ConnectionEnd, LinkEnd, Violation},
     link::{Head, SendFault, message::NoBody},
     rpc::{
+        channel::{Channel, End},
         connect::Connecting,
         connection::Connection,
         dispatch::ServiceDispatcher,
         errors::{ConnectError, Obstacle, Refusal, sort},
         state::{ConnectionState, Guard},
-        waiters::lock,
+        waiters::{lock, wake_all},
     },
     session::{
         LeftOpen,
@@ -128,9 +129,13 @@ impl Hub {
             ConnectionEnd::Violation(violation) => violation.rule(),
             ConnectionEnd::Closed | ConnectionEnd::Goodbye { .. } => "",
         };
-        self.send_parkable(&Head::Goodbye { conn_id: key.id, reason });
         open.local.set_ended(end.clone().into());
+        // First, since elements are sent without the session: none follows the Goodbye.
+        let over = |channel: &Arc<Channel>| channel.set_end(End::Link(end.clone().into()));
+        let wakers = open.channels.iter().flat_map(over).collect();
+        self.send_parkable(&Head::Goodbye { conn_id: key.id, reason });
         drop(session);
+        wake_all(wakers);
         self.connection_over(open, end);
     }
 
@@ -159,6 +164,17 @@ impl Hub {
         let end = ConnectionEnd::Violation(violation);
         self.close_connection(key, end.clone());
         end.into()
+    }
+
+    /// Sends what nobody waits for on a connection, unless that is over: nothing follows its Goodbye. Under no lock.
+    pub(crate) fn send_on(&self, key: ConnKey, head: &Head<'_>) {
+        if key.is_root() {
+            return self.send_or_park(head);
+        }
+        let mut session = lock(&self.session);
+        if session.connection(key).is_some() {
+            self.send_parkable(head);
+        }
     }
 
     /// Sends a message that nobody waits for under the session's lock; it is parked when the link is full.

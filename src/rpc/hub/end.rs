@@ -31,7 +31,7 @@ impl Hub {
                     let call = session.connection(conn).and_then(|open| open.calls.abandon(request_id));
                     drop(session);
                     if let Some((slot, _)) = call {
-                        self.send_or_park(&Head::Cancel { conn_id: conn.id, request_id });
+                        self.send_on(conn, &Head::Cancel { conn_id: conn.id, request_id });
                         slot.complete(Outcome::TimedOut).into_iter().for_each(Waker::wake);
                     }
                 }

@@ -1,23 +1,28 @@
 //! Virtual connections and the graceful end, through the whole stack.
 
 use std::{
-    sync::{Arc, Mutex, mpsc},
+    pin::{Pin, pin},
+    sync::{Arc, Mutex, OnceLock, Weak, mpsc},
+    task::{Context, Poll, Wake, Waker},
     time::Duration,
 };
 
-use super::{NOP, RECEIVE, Raw, end_of, nop, settle, until, within};
+use super::{NOP, RECEIVE, Raw, end_of, nop, poll, settle, until, within};
 use crate::{
     error::{ConnectionEnd, LinkEnd},
     open::local,
     rpc::{
         connect::ConnectOptions,
         connection::{Connection, Drained},
-        errors::{CallError, ConnectError, Never, Refusal, SendError},
+        dispatch::{Dispatch, IncomingRequest, ServiceDispatcher},
+        errors::{CallError, ConnectError, Never, RecvError, Refusal, SendError},
+        hub::Hub,
         incoming::IncomingConnection,
+        method::{Service, service},
         options::Options,
         rx::Rx,
         tx::channel,
-        waiters::lock,
+        waiters::{lock, try_lock},
     },
     session::metadata::Metadata,
     settings::Settings,
@@ -229,6 +234,136 @@ async fn a_connect_that_nobody_waits_for_any_more_leaves_no_connection() {
     settle().await;
     assert!(lock(&server.hub().session).connections.check_limit().is_ok());
     open(&client, &incoming).await;
+}
+
+/// A service that notes, as it is dropped, whether its link's session is free.
+struct Watching {
+    hub: Weak<Hub>,
+    free: Arc<OnceLock<bool>>,
+}
+
+impl ServiceDispatcher for Watching {
+    fn service(&self) -> &'static Service {
+        static NOTHING: Service = service("Nothing", &[]);
+        &NOTHING
+    }
+
+    fn dispatch(&self, request: IncomingRequest<'_>) -> Dispatch {
+        request.unknown_method()
+    }
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        let free = self.hub.upgrade().is_some_and(|hub| try_lock(&hub.session).is_some());
+        let _ = self.free.set(free);
+    }
+}
+
+/// A service that held a stream of the same link hung the link: dropped with the peer's Reject, under the session's
+/// lock.
+#[tokio::test]
+async fn a_service_whose_connect_was_rejected_behind_its_callers_back_is_dropped_under_no_lock() {
+    let (client, _server, incoming) = asking(Settings::default());
+    let free = Arc::new(OnceLock::new());
+    let watching = Watching { hub: Arc::downgrade(client.hub()), free: Arc::clone(&free) };
+    let waiting = tokio::spawn({
+        let client = client.clone();
+        async move { client.connect(ConnectOptions::new().serve(watching)).await }
+    });
+    settle().await;
+    waiting.abort();
+    settle().await;
+    assert!(free.get().is_none(), "it waits for the answer");
+    incoming.try_recv().unwrap().reject("no");
+    settle().await;
+    assert_eq!(free.get(), Some(&true));
+}
+
+/// Calls a function when it is woken, wherever that is.
+struct OnWake<F>(F);
+
+impl<F: Fn() + Send + Sync + 'static> Wake for OnWake<F> {
+    fn wake(self: Arc<Self>) {
+        (self.0)();
+    }
+}
+
+/// As a sender on another thread, between the Goodbye and the end of the last channel.
+#[tokio::test]
+async fn no_element_is_sent_behind_the_goodbye_of_its_connection() {
+    let (client, _server, incoming) = asking(Settings::default());
+    let (ours, _theirs) = open(&client, &incoming).await;
+    let senders: Arc<[_; 2]> = Arc::new([(); 2].map(|()| {
+        let (tx, rx) = channel::<Vec<u8>>();
+        let mut call = Box::pin(ours.call::<(Rx<Vec<u8>>,), (), Never>(&RECEIVE, (rx,)));
+        assert!(poll(call.as_mut()).is_pending());
+        std::mem::forget(call); // it is in flight
+        tx
+    }));
+    settle().await;
+    let sent = Arc::new(Mutex::new(Vec::new()));
+    let waker = Waker::from(Arc::new(OnWake({
+        let (senders, sent) = (Arc::clone(&senders), Arc::clone(&sent));
+        move || {
+            lock(&sent).extend(senders.iter().map(|tx| poll(pin!(tx.send(vec![7])))));
+        }
+    })));
+    let mut waiting: Vec<_> = senders.iter().map(|tx| Box::pin(tx.closed())).collect();
+    for closed in &mut waiting {
+        assert!(closed.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    }
+    ours.close().await;
+    let sent = std::mem::take(&mut *lock(&sent));
+    assert_eq!(sent.len(), 4, "both were woken, and tried both");
+    assert!(sent.iter().all(|sent| matches!(sent, Poll::Ready(Err(SendError::Ended(_))))), "{sent:?}");
+}
+
+/// A drain that looked again as soon as the last stream was forgotten said Goodbye before that stream's Close.
+#[tokio::test]
+async fn a_stream_whose_end_completes_a_drain_ends_well() {
+    struct Reading(Arc<Mutex<Option<Result<Option<Vec<u8>>, RecvError>>>>);
+    impl ServiceDispatcher for Reading {
+        fn service(&self) -> &'static Service {
+            static READING: Service = service("Reading", &[RECEIVE]);
+            &READING
+        }
+        fn dispatch(&self, request: IncomingRequest<'_>) -> Dispatch {
+            let read = Arc::clone(&self.0);
+            request.serve(&RECEIVE, |(mut rx,): (Rx<Vec<u8>>,)| async move {
+                drop(tokio::spawn(async move { *lock(&read) = Some(rx.recv().await) }));
+            })
+        }
+    }
+    let read = Arc::default();
+    let (asked, incoming) = mpsc::channel();
+    let options = Options::new().on_connect(move |connection| drop(asked.send(connection)));
+    let (client, _server) = local::pair(Options::new(), options);
+    let connecting = tokio::spawn({
+        let client = client.clone();
+        async move { client.connect(ConnectOptions::new()).await }
+    });
+    settle().await;
+    let serving = ConnectOptions::new().serve(Reading(Arc::clone(&read)));
+    let _theirs = incoming.try_recv().unwrap().accept(serving).expect("the link lives");
+    let ours = within(connecting).await.unwrap().expect("it was accepted");
+
+    let (tx, rx) = channel::<Vec<u8>>();
+    within(ours.call::<(Rx<Vec<u8>>,), (), Never>(&RECEIVE, (rx,))).await.expect("it only begins to read");
+    let draining = ours.clone();
+    let drain = async move { draining.drain(Duration::from_secs(60)).await };
+    let drain: Arc<Mutex<Pin<Box<dyn Future<Output = Drained> + Send>>>> =
+        Arc::new(Mutex::new(Box::pin(drain)));
+    let waker = Waker::from(Arc::new(OnWake({
+        let drain = Arc::clone(&drain);
+        move || drop(try_lock(&drain).map(|mut drain| poll(Pin::new(&mut *drain))))
+    })));
+    assert!(lock(&drain).as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    drop(tx);
+    assert!(ours.end().is_some(), "the drain is complete");
+    settle().await;
+    let read = lock(&read).take();
+    assert!(matches!(read, Some(Ok(None))), "{read:?}");
 }
 
 #[tokio::test]
