@@ -115,8 +115,11 @@ impl Responder {
 
     /// Answers Cancelled to a request that was never opened here.
     pub(crate) fn refuse_unopened(hub: &Hub, conn: ConnKey, request_id: u64) {
-        let mut out = lock(&hub.out);
-        send_verdict(hub, &mut out, conn, request_id, Verdict::Cancelled);
+        let mut session = lock(&hub.session);
+        if session.connection(conn).is_some() {
+            let mut out = lock(&hub.out);
+            send_verdict(hub, &mut out, conn, request_id, Verdict::Cancelled);
+        }
     }
 
     fn refuse_with(&mut self, verdict: Verdict) {

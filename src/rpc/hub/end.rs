@@ -81,11 +81,12 @@ impl Hub {
             connection.local.set_ended(end.clone());
         }
         drop(session);
-        for connection in open.connections {
-            fail(connection, &end);
-        }
         for connect in open.connects {
             connect.slot.complete(ConnectOutcome::Ended(end.clone())).into_iter().for_each(Waker::wake);
+        }
+        // The root last: who is told of its end finds that everything has failed.
+        for connection in open.connections.into_iter().rev() {
+            fail(connection, &end);
         }
         lock(&self.starving).clear();
         self.quieter.notify_waiters();

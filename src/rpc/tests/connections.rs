@@ -319,6 +319,25 @@ async fn no_element_is_sent_behind_the_goodbye_of_its_connection() {
     assert!(sent.iter().all(|sent| matches!(sent, Poll::Ready(Err(SendError::Ended(_))))), "{sent:?}");
 }
 
+/// Fails when `Hub::end` begins with the root, as it did.
+#[tokio::test]
+async fn who_is_told_of_the_links_end_finds_the_calls_of_all_connections_over() {
+    let (client, _server, incoming) = asking(Settings::default());
+    let (ours, _theirs) = open(&client, &incoming).await;
+    let (_tx, rx) = channel::<Vec<u8>>();
+    let mut call = Box::pin(ours.call::<(Rx<Vec<u8>>,), (), Never>(&RECEIVE, (rx,)));
+    assert!(poll(call.as_mut()).is_pending());
+    let (call, over) = (Mutex::new(call), Arc::new(OnceLock::new()));
+    let waker = Waker::from(Arc::new(OnWake({
+        let over = Arc::clone(&over);
+        move || drop(over.set(poll(lock(&call).as_mut()).is_ready()))
+    })));
+    let mut closed = Box::pin(client.closed());
+    assert!(closed.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    client.close().await;
+    assert_eq!(over.get(), Some(&true));
+}
+
 /// A drain that looked again as soon as the last stream was forgotten said Goodbye before that stream's Close.
 #[tokio::test]
 async fn a_stream_whose_end_completes_a_drain_ends_well() {
