@@ -210,11 +210,7 @@ impl<'h> Deliver<'h> {
             Delivery::Rejected { connect, reason, metadata } => {
                 Todo::Connected(connect, ConnectOutcome::Rejected { reason: reason.to_owned(), metadata })
             }
-            Delivery::ConnectionGoodbye { open, reason } => {
-                let end = ConnectionEnd::Goodbye { reason: reason.into() };
-                open.local.set_ended(end.clone().into()); // before anybody finds it closed
-                Todo::ConnectionOver(open, end)
-            }
+            Delivery::ConnectionGoodbye { open, reason } => connection_goodbye(open, reason),
             Delivery::Goodbye { reason } => Todo::LinkEnd(LinkEnd::Goodbye { reason: reason.into() }),
         })
     }
@@ -360,6 +356,13 @@ impl<'h> Deliver<'h> {
             Todo::LinkEnd(end) => self.end = Some(end),
         }
     }
+}
+
+/// The peer has ended a connection: how, before anybody finds it closed. Under the session's lock.
+fn connection_goodbye<'m>(open: LeftOpen<Local>, reason: &str) -> Todo<'m> {
+    let end = ConnectionEnd::Goodbye { reason: reason.into() };
+    open.local.set_ended(end.clone().into());
+    Todo::ConnectionOver(open, end)
 }
 
 /// Lets the application decide on a connection that the peer asks for.

@@ -330,7 +330,9 @@ async fn who_is_told_of_the_links_end_finds_the_calls_of_all_connections_over() 
     let (call, over) = (Mutex::new(call), Arc::new(OnceLock::new()));
     let waker = Waker::from(Arc::new(OnWake({
         let over = Arc::clone(&over);
-        move || drop(over.set(poll(lock(&call).as_mut()).is_ready()))
+        move || {
+            let _ = over.set(poll(lock(&call).as_mut()).is_ready());
+        }
     })));
     let mut closed = Box::pin(client.closed());
     assert!(closed.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
@@ -341,7 +343,8 @@ async fn who_is_told_of_the_links_end_finds_the_calls_of_all_connections_over() 
 /// A drain that looked again as soon as the last stream was forgotten said Goodbye before that stream's Close.
 #[tokio::test]
 async fn a_stream_whose_end_completes_a_drain_ends_well() {
-    struct Reading(Arc<Mutex<Option<Result<Option<Vec<u8>>, RecvError>>>>);
+    type Read = Result<Option<Vec<u8>>, RecvError>;
+    struct Reading(Arc<Mutex<Option<Read>>>);
     impl ServiceDispatcher for Reading {
         fn service(&self) -> &'static Service {
             static READING: Service = service("Reading", &[RECEIVE]);
@@ -375,7 +378,9 @@ async fn a_stream_whose_end_completes_a_drain_ends_well() {
         Arc::new(Mutex::new(Box::pin(drain)));
     let waker = Waker::from(Arc::new(OnWake({
         let drain = Arc::clone(&drain);
-        move || drop(try_lock(&drain).map(|mut drain| poll(Pin::new(&mut *drain))))
+        move || {
+            let _ = try_lock(&drain).map(|mut drain| poll(Pin::new(&mut *drain)));
+        }
     })));
     assert!(lock(&drain).as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
     drop(tx);
