@@ -140,7 +140,8 @@ impl Connection {
     ///
     /// # Cancel safety
     ///
-    /// When the future is dropped, the connection is closed as soon as the peer has accepted it.
+    /// When the future is dropped, the connection is closed as soon as the peer has accepted it. Until the peer has
+    /// decided, it counts as one of the link's.
     pub async fn connect(&self, options: ConnectOptions) -> Result<Connection, ConnectError> {
         connect(self, options).await
     }

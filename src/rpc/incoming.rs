@@ -50,16 +50,14 @@ impl IncomingConnection {
     ///
     /// # Errors
     ///
-    /// [`ConnectError::Refused`] when the metadata is beyond its limits (the peer gets a rejection then), and
-    /// [`ConnectError::Ended`] when the link is over.
+    /// [`ConnectError::Refused`] when the metadata is beyond its limits or longer than the link carries (the peer gets
+    /// a rejection then), and [`ConnectError::Ended`] when the link is over.
     pub fn accept(mut self, options: ConnectOptions) -> Result<Connection, ConnectError> {
         let metadata = options.encoded_metadata()?;
         self.decided = true;
         let asked_with = std::mem::take(&mut self.metadata);
         let hub = self.link.hub();
-        let accepted =
-            hub.accept_connect(&self.link, self.request_id, options.dispatcher, asked_with, &metadata)?;
-        Ok(accepted)
+        hub.accept_connect(&self.link, self.request_id, options.dispatcher, asked_with, &metadata)
     }
 
     /// Rejects, with a reason that the peer is shown. One that is longer than
@@ -69,33 +67,34 @@ impl IncomingConnection {
         while !reason.is_char_boundary(end) {
             end -= 1;
         }
-        self.reject_now(&reason[..end], &[]);
+        // Without metadata it fits every link.
+        let _ = self.reject_now(&reason[..end], &[]);
     }
 
     /// Rejects, with a reason and metadata.
     ///
     /// # Errors
     ///
-    /// When either is beyond its limits; the peer gets a rejection without them then.
+    /// When either is beyond its limits, or both are longer than the link carries; the peer gets a rejection without
+    /// them then.
     pub fn reject_with(mut self, reason: &str, metadata: &Metadata) -> Result<(), Refusal> {
         if reason.len() > Self::MAX_REASON {
             return Err(Refusal::ReasonTooLong { len: reason.len(), limit: Self::MAX_REASON });
         }
         let metadata = encoded(metadata)?;
-        self.reject_now(reason, &metadata);
-        Ok(())
+        self.reject_now(reason, &metadata)
     }
 
-    fn reject_now(&mut self, reason: &str, metadata: &[u8]) {
+    fn reject_now(&mut self, reason: &str, metadata: &[u8]) -> Result<(), Refusal> {
         self.decided = true;
-        self.link.hub().reject_connect(self.request_id, reason, metadata);
+        self.link.hub().reject_connect(self.request_id, reason, metadata)
     }
 }
 
 impl Drop for IncomingConnection {
     fn drop(&mut self) {
         if !self.decided {
-            self.reject_now(UNDECIDED, &[]);
+            let _ = self.reject_now(UNDECIDED, &[]);
         }
     }
 }
@@ -109,4 +108,4 @@ impl fmt::Debug for IncomingConnection {
 /// The reason where nobody takes connections.
 pub(crate) const NOT_LISTENING: &str = "not listening";
 /// The reason where it was dropped.
-const UNDECIDED: &str = "not accepted";
+pub(crate) const UNDECIDED: &str = "not accepted";

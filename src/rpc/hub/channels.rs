@@ -99,7 +99,7 @@ impl Hub {
     /// Refuses channels that the peer has opened. Under the session's lock.
     pub(crate) fn refuse_channels(&self, conn: ConnKey, channels: &[ChannelRef]) {
         for reference in channels {
-            self.send_parkable(&Head::Reset { conn_id: conn.id, channel_id: reference.id });
+            let _ = self.send_parkable(&Head::Reset { conn_id: conn.id, channel_id: reference.id });
         }
     }
 
@@ -145,7 +145,7 @@ impl Hub {
         if let Some(last) = last
             && open
         {
-            self.send_parkable(last);
+            let _ = self.send_parkable(last);
         }
         drop(session);
         if open && remote.own {

@@ -18,6 +18,7 @@ use crate::{
         connection::Connection,
         dispatch::ServiceDispatcher,
         errors::{ConnectError, Obstacle, Refusal, sort},
+        incoming::UNDECIDED,
         state::{ConnectionState, Guard},
         waiters::{lock, wake_all},
     },
@@ -65,30 +66,46 @@ impl Hub {
         dispatcher: Option<Arc<dyn ServiceDispatcher>>,
         asked_with: Metadata,
         metadata: &[u8],
-    ) -> Result<Connection, LinkEnd> {
+    ) -> Result<Connection, ConnectError> {
         let mut session = lock(&self.session);
         if let Some(end) = self.ended() {
-            return Err(end.clone());
+            return Err(end.clone().into());
         }
         let mut state = None;
         let opened = session.accept(request_id, |key| {
             let made = ConnectionState::new(key, dispatcher, asked_with);
             Arc::clone(state.insert(made))
         });
-        let (Some(key), Some(state)) = (opened, state) else { return Err(LinkEnd::Closed) };
+        let (Some(key), Some(state)) = (opened, state) else { return Err(LinkEnd::Closed.into()) };
         // Before anything can arrive for it.
         let connection = Guard::first(Arc::clone(self), state, Some(link.clone()));
-        self.send_parkable(&Head::Accept { request_id, conn_id: key.id, metadata });
+        let sent = self.send_parkable(&Head::Accept { request_id, conn_id: key.id, metadata });
+        // It never was, then.
+        let open = if sent.is_err() { session.close(key) } else { None };
+        if sent.is_err() {
+            let _ = self.send_parkable(&Head::Reject { request_id, reason: UNDECIDED, metadata: &[] });
+        }
         drop(session);
-        Ok(connection)
+        drop(open); // outside of the lock
+        sent.map(|()| connection).map_err(ConnectError::Refused)
     }
 
     /// Rejects a Connect of the peer's.
-    pub(crate) fn reject_connect(&self, request_id: u64, reason: &str, metadata: &[u8]) {
+    pub(crate) fn reject_connect(
+        &self,
+        request_id: u64,
+        reason: &str,
+        metadata: &[u8],
+    ) -> Result<(), Refusal> {
         let mut session = lock(&self.session);
-        if self.ended().is_none() && session.reject(request_id) {
-            self.send_parkable(&Head::Reject { request_id, reason, metadata });
+        if self.ended().is_some() || !session.reject(request_id) {
+            return Ok(());
         }
+        let sent = self.send_parkable(&Head::Reject { request_id, reason, metadata });
+        if sent.is_err() {
+            let _ = self.send_parkable(&Head::Reject { request_id, reason: UNDECIDED, metadata: &[] });
+        }
+        sent
     }
 
     /// Rejects a Connect of the peer's that the session took no note of.
@@ -133,7 +150,7 @@ impl Hub {
         // First, since elements are sent without the session: none follows the Goodbye.
         let over = |channel: &Arc<Channel>| channel.set_end(End::Link(end.clone().into()));
         let wakers = open.channels.iter().flat_map(over).collect();
-        self.send_parkable(&Head::Goodbye { conn_id: key.id, reason });
+        let _ = self.send_parkable(&Head::Goodbye { conn_id: key.id, reason });
         drop(session);
         wake_all(wakers);
         self.connection_over(open, end);
@@ -173,17 +190,26 @@ impl Hub {
         }
         let mut session = lock(&self.session);
         if session.connection(key).is_some() {
-            self.send_parkable(head);
+            let _ = self.send_parkable(head);
         }
     }
 
-    /// Sends a message that nobody waits for under the session's lock; it is parked when the link is full.
-    pub(super) fn send_parkable(&self, head: &Head<'_>) {
+    /// Sends a message that nobody waits for under the session's lock; it is parked when the link is full. `Err`: it
+    /// is longer than the link carries, which only one with metadata of the application's can be.
+    pub(super) fn send_parkable(&self, head: &Head<'_>) -> Result<(), Refusal> {
         let mut out = lock(&self.out);
-        if let Err(SendFault::Ended(end)) = out.send_or_park(head, &mut NoBody) {
-            self.request_end(end);
-        }
+        let sent = out.send_or_park(head, &mut NoBody);
         self.publish_soon(&mut out);
+        match sent {
+            Err(SendFault::TooLarge { len, limit, setting }) => {
+                Err(Refusal::MessageTooLarge { len, limit, setting })
+            }
+            Err(SendFault::Ended(end)) => {
+                self.request_end(end);
+                Ok(()) // nobody is left to hear it
+            }
+            Ok(()) | Err(SendFault::Full | SendFault::Encode(_)) => Ok(()),
+        }
     }
 
     /// From now on the peer's requests on a connection are refused.

@@ -3,7 +3,7 @@
 use std::{
     pin::pin,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
     task::{Context, Wake, Waker},
@@ -13,8 +13,15 @@ use adjoin_shm_layout::Geometry;
 
 use super::{ELEMENT, Opening, RECEIVE, Raw, SEND, poll, request, settle, until};
 use crate::{
-    link::{ChannelRef, CreditSlot, CreditTable, Head, Message, Parts, Sink},
-    rpc::{connection::Connection, deliver::Deliver, errors::Never, options::Options, rx::Rx, waiters::lock},
+    link::{
+        ChannelRef, CreditSlot, CreditTable, Head, Message, Parts, Sink,
+        testing::{Collector, message},
+    },
+    rpc::{
+        connect::ConnectOptions, connection::Connection, deliver::Deliver, errors::Never, options::Options,
+        rx::Rx, waiters::lock,
+    },
+    session::metadata::Metadata,
     settings::Waiting,
     shm::pair_for_test,
 };
@@ -145,4 +152,43 @@ async fn a_sender_is_woken_for_credit_that_another_one_of_its_stream_has_seen_fi
     assert!(poll(pin!(tx.send(vec![3; ELEMENT - 2]))).is_ready(), "it fits, and looks itself");
     until(|| woken.0.load(Ordering::Relaxed) > 0).await; // Relaxed: as above
     assert!(big.as_mut().poll(&mut cx).is_ready());
+}
+
+/// An answer longer than the ring carries was lost, and the peer waited for it for good. Fails when `send_parkable`
+/// ignores what is too large.
+#[tokio::test]
+async fn an_answer_to_a_connect_that_the_ring_cannot_carry_is_refused_here_and_rejected_over_there() {
+    let geometry = Geometry { ring_bytes: 1 << 12, ..GEOMETRY };
+    let (ours, mut peer) = pair_for_test(&geometry, Waiting::Sleep).await;
+    let mut large = Metadata::new();
+    large.push("k", vec![0; 4096]);
+    let refusals = Arc::new(Mutex::new(Vec::new()));
+    let told = Arc::clone(&refusals);
+    let options = Options::new().on_connect(move |asked| {
+        let refused = if asked.metadata().is_empty() {
+            asked.accept(ConnectOptions::new().metadata(large.clone())).map(drop).unwrap_err().to_string()
+        } else {
+            asked.reject_with("no", &large).unwrap_err().to_string()
+        };
+        lock(&told).push(refused);
+    });
+    let connection = Connection::start(ours, &options);
+    let mut asked_with = Metadata::new();
+    asked_with.push("k", 1u64);
+    for (request_id, metadata) in [(1, Vec::new()), (2, asked_with.encode().unwrap())] {
+        send(&mut peer, &Head::Connect { request_id, metadata: &metadata }, &[], &[]);
+    }
+    let _ = peer.sender.publish();
+    until(|| lock(&refusals).len() == 2).await;
+    assert!(lock(&refusals).iter().all(|refusal| refusal.contains("ring_bytes")), "{refusals:?}");
+    let mut heard = Collector::all();
+    until(|| {
+        while peer.receiver.drain(&mut heard).is_ok_and(|messages| messages > 0) {}
+        heard.messages.len() == 2
+    })
+    .await;
+    let reject =
+        |request_id| message(&Head::Reject { request_id, reason: "not accepted", metadata: &[] }, &[]);
+    assert_eq!(heard.messages, [reject(1), reject(2)]);
+    assert!(connection.end().is_none());
 }
