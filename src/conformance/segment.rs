@@ -29,12 +29,17 @@ use super::{
         socket::frame,
     },
     rig::Rig,
-    service::LISTEN,
+    service::{LISTEN, THEIRS},
 };
 use crate::{
     error::{LinkEnd, Violation},
     link::Role,
-    rpc::method::Method,
+    rpc::{
+        errors::{CallError, Refusal},
+        method::Method,
+        rx::Rx,
+        tx::channel,
+    },
     settings::Settings,
     shm::{AttachError, CellStderr, HandshakeError, PeerRefusal, SegmentLimit, SpawnError, attach, launch},
 };
@@ -44,6 +49,7 @@ cases! {
     [] a_limit_that_one_side_cannot_live_with_is_refused_by_its_name: shm;
     [] another_version_of_the_agreement_is_told_apart: shm;
     [] what_is_no_agreement_is_refused: shm;
+    [] a_call_that_opens_more_than_the_table_has_waits_until_there_is_a_place: shm;
     [] a_half_that_is_none_is_refused: shm;
     ["message.unknown-variant"] a_frame_of_a_kind_that_does_not_exist_costs_the_link: shm;
     ["message.hello.ordering"] a_frame_that_says_hello_costs_the_link: shm;
@@ -250,6 +256,29 @@ async fn a_half_that_is_none_is_refused(ground: Ground) {
     let (heard, told) = guest_of_offer(&settings()).await;
     assert_eq!(heard, agreement(VERSION, &FromGuest::Refuse(PeerRefusal::Half)));
     assert!(told.contains("Segment"), "{told}");
+}
+
+/// "A full table makes an open wait; it is not an error."
+async fn a_call_that_opens_more_than_the_table_has_waits_until_there_is_a_place(ground: Ground) {
+    let mut rig = ground.rig_with(settings().channel_slots(4)).await; // two for each side
+    let sending = rig.calling_to_send().await;
+    let receiving = rig.calling_to_receive().await;
+    let (tx, rx) = channel::<Vec<u8>>();
+    let _waits = tokio::spawn(rig.ours.call::<(Rx<Vec<u8>>,), (), u8>(&THEIRS, (rx,)));
+    rig.goes_on().await;
+    drop(sending.half);
+    rig.hears(Note::Close { conn_id: 0, channel_id: sending.channel_id }).await;
+    let (_, channels) = rig.hears_call().await;
+    assert_eq!(channels, [receiving.channel_id + 2]);
+    drop(tx);
+    rig.hears(Note::Close { conn_id: 0, channel_id: channels[0] }).await;
+    // More than could ever be open at once is refused.
+    let [one, two, three] = [(); 3].map(|()| channel::<Vec<u8>>().1);
+    type Three = (Rx<Vec<u8>>, Rx<Vec<u8>>, Rx<Vec<u8>>);
+    let refused = rig.ours.call::<Three, (), u8>(&THEIRS, (one, two, three)).await;
+    let refusal = Refusal::TooManyStreams { count: 3, limit: 2 };
+    assert!(matches!(&refused, Err(CallError::Refused(found)) if *found == refusal), "{refused:?}");
+    rig.goes_on().await;
 }
 
 /// Has the peer's process write what no peer of ours would. As a guest, our side has its host in this very

@@ -21,6 +21,7 @@ cases! {
     [] a_list_that_is_longer_or_shorter_than_the_handles_is_an_invalid_payload: everywhere;
     [] data_right_behind_its_request_is_received: everywhere;
     [] data_right_behind_the_response_that_opened_its_channel_is_received: everywhere;
+    [] a_returned_sender_lets_the_caller_send_to_the_callee: everywhere;
     [] what_a_handler_sent_comes_before_its_response: everywhere;
     [] what_a_handler_left_in_a_returned_stream_comes_behind_its_response: everywhere;
     [] a_channels_data_comes_before_its_close: everywhere;
@@ -178,6 +179,25 @@ async fn data_right_behind_the_response_that_opened_its_channel_is_received(grou
     assert_eq!(rx.recv().await.expect("it decodes"), Some(value(5)));
     assert_eq!(rx.recv().await.expect("it was closed"), None);
     drop(rx);
+    rig.goes_on().await;
+}
+
+async fn a_returned_sender_lets_the_caller_send_to_the_callee(ground: Ground) {
+    let mut rig = ground.rig().await;
+    let (call, request_id) = returning!(rig, Tx<Vec<u8>>);
+    let (conn_id, channel_id) = (rig.conn, rig.fresh_channel());
+    rig.say(Note::response(conn_id, request_id, &[0, 0]).naming(&[channel_id])).await;
+    let tx = of(call).await.expect("the peer has answered");
+    for len in [5, 1000] {
+        tx.send(value(len)).await.expect("it fits the window");
+        rig.hears(Note::data(conn_id, channel_id, &element(len))).await;
+    }
+    let sender = tokio::spawn(async move { tx.send(value(100)).await });
+    rig.goes_on().await; // there is no credit left for it
+    rig.peer.grant(conn_id, channel_id, 100).await;
+    rig.hears(Note::data(conn_id, channel_id, &element(100))).await;
+    of(sender).await.expect("the stream is open");
+    rig.hears(Note::Close { conn_id, channel_id }).await;
     rig.goes_on().await;
 }
 
