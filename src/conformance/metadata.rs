@@ -5,7 +5,7 @@ use super::{
     links::{Ground, Kind},
     note::{Entries, Note, Text, Value},
     rig::{OK, Rig, of},
-    service::{Event, NOP, THEIRS},
+    service::{Event, GATED, NOP, THEIRS},
 };
 use crate::{
     error::Violation,
@@ -228,8 +228,15 @@ async fn unknown_keys_and_oddly_typed_known_ones_are_ignored(ground: Ground) {
     let odd = [Value::String("1".into()), Value::Bytes(vec![0; 8]), Value::U64(u64::MAX)];
     for value in odd {
         for key in ["timeout-ns", "roam-nonce", "Timeout-Ns", "whatever"] {
-            arrives(&mut rig, &vec![(key.into(), value.clone())]).await;
+            let entries = vec![(key.into(), value.clone())];
+            arrives(&mut rig, &entries).await;
+            // No time is over, and nothing is answered before it is done.
+            let request_id = rig.fresh_request();
+            rig.say(Note::request(rig.conn, request_id, &GATED, &[]).with(entries)).await;
+            assert!(matches!(rig.event().await, Event::Started));
+            rig.goes_on().await;
+            rig.gate.add_permits(1);
+            rig.hears_answer(request_id, OK).await;
         }
     }
-    rig.goes_on().await;
 }

@@ -258,6 +258,22 @@ async fn what_was_sent_before_the_call_comes_behind_its_request(ground: Ground) 
         rig.hears(Note::data(rig.conn, channels[0], &element(len))).await;
     }
     rig.hears(Note::Close { conn_id: rig.conn, channel_id: channels[0] }).await;
+    // Also where its sender is dropped while it waits for credit.
+    let (tx, rx) = channel();
+    for _ in 0..3 {
+        tx.send(value(600)).await.expect("it fits");
+    }
+    let _call = tokio::spawn(rig.ours.call::<(Rx<Vec<u8>>,), (), u8>(&THEIRS, (rx,)));
+    let (_, channels) = rig.hears_call().await;
+    let (conn_id, channel_id) = (rig.conn, channels[0]);
+    rig.hears(Note::data(conn_id, channel_id, &element(600))).await;
+    drop(tx);
+    rig.goes_on().await;
+    for _ in 0..2 {
+        rig.peer.grant(conn_id, channel_id, 600).await;
+        rig.hears(Note::data(conn_id, channel_id, &element(600))).await;
+    }
+    rig.hears(Note::Close { conn_id, channel_id }).await;
     rig.goes_on().await;
 }
 

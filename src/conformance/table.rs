@@ -176,6 +176,8 @@ The links: `memory` within the process, `unix` and `tcp` over real sockets, `shm
 a process of its own where our side is the host. The connections: a link's root, a virtual one that the peer asked for,
 and one that our side asked for.
 
+What one side does alone (idempotent retry, method ids, introspection: sections 4, 8 and 9) is tested where it is made.
+
 ";
 
 /// As `cargo test` names it, without the link.
