@@ -50,8 +50,10 @@ impl Driver {
     /// One round. `Ready` with the end of the link.
     fn poll_link(&mut self, cx: &mut Context<'_>) -> Poll<LinkEnd> {
         self.hub.set_driver(cx.waker());
-        if let Some(end) = self.hub.ending() {
-            return Poll::Ready(end.clone());
+        if let Some(end) = self.hub.ending().cloned() {
+            // Somebody who sent has found it first.
+            let gone = matches!(end, LinkEnd::Gone | LinkEnd::Io(_));
+            return Poll::Ready(if gone { self.drained(end) } else { end });
         }
         self.polls = self.polls.wrapping_add(1);
         self.hub.close_left();

@@ -177,12 +177,16 @@ impl Hub {
         Ok(())
     }
 
-    /// Sees to it that a fault that ends the link does so, whoever found it.
+    /// Sees to it that a fault that ends the link does so, whoever found it. Until the driver has ended it, the link
+    /// is full: what the peer said last may have arrived and say more, and all are to hear the same.
     pub(crate) fn noted<T>(&self, sent: Result<T, SendFault>) -> Result<T, SendFault> {
-        if let Err(SendFault::Ended(end)) = &sent {
-            self.request_end(end.clone());
+        match sent {
+            Err(SendFault::Ended(end)) => {
+                self.request_end(end);
+                Err(SendFault::Full)
+            }
+            sent => sent,
         }
-        sent
     }
 
     /// Sends what nobody waits for; it is parked when the link is full, and lost when it is gone.

@@ -2,12 +2,13 @@
 
 use std::{
     panic,
+    pin::pin,
     sync::{Arc, atomic::Ordering},
     thread,
     time::Duration,
 };
 
-use super::{NOP, Opening, RECEIVE, Raw, SEND, end_of, nop, request, settle, until, within};
+use super::{NOP, Opening, RECEIVE, Raw, SEND, end_of, nop, poll, request, settle, until, within};
 use crate::{
     error::{LinkEnd, Violation},
     link::{
@@ -162,4 +163,24 @@ async fn a_receive_role_that_was_poisoned_is_taken_all_the_same() {
     assert!(poisoned.join().is_err() && server.hub().receive.is_poisoned());
     let called = within(nop(&client)).await;
     assert!(called.is_ok(), "{called:?}");
+}
+
+/// The link's sender is the first to know that nobody reads any more; what the peer said last waits to be read. Fails
+/// when whoever sends is told at once, or when the driver takes the sender's word: both heard `Gone`.
+#[tokio::test]
+async fn whoever_finds_the_peer_gone_hears_what_it_said_last() {
+    let (connection, mut peer) = pair(Settings::default());
+    let mut answered = pin!(nop(&connection));
+    assert!(poll(answered.as_mut()).is_pending(), "it was sent");
+    settle().await;
+    let answer = Head::Response { conn_id: 0, request_id: 1, metadata: &[] };
+    send(&mut peer, &answer, Verdict::Ok.bytes(), &[]);
+    send(&mut peer, &Head::Goodbye { conn_id: 0, reason: "" }, &[], &[]);
+    drop(peer);
+    let late = within(nop(&connection)).await;
+    assert!(matches!(late, Err(CallError::Ended(LinkEnd::Goodbye { .. }))), "{late:?}");
+    let end = end_of(&connection).await;
+    assert!(matches!(end, LinkEnd::Goodbye { .. }), "{end:?}");
+    let answered = within(answered).await;
+    assert!(answered.is_ok(), "{answered:?}");
 }
