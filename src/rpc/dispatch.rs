@@ -70,8 +70,9 @@ pub struct IncomingRequest<'a> {
 
 impl<'a> IncomingRequest<'a> {
     pub(crate) fn arrived(connection: Connection, request: Incoming<'a>, channels: Unclaimed) -> Self {
+        let Incoming { conn, request_id, .. } = request;
         IncomingRequest {
-            responder: Responder::new(connection.clone(), request.conn, request.request_id),
+            responder: Responder::new(connection.clone(), conn, request_id, request.channels),
             method_id: MethodId::new(request.method_id),
             request_id: request.request_id,
             conn: request.conn,

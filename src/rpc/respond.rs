@@ -9,6 +9,7 @@ use std::{
 use serde::Serialize;
 
 use super::{
+    channel::{Channel, End},
     connection::Connection,
     dedup::Recorder,
     errors::{Blocked, Never, Obstacle, SendError, sort},
@@ -29,14 +30,17 @@ pub(crate) struct Responder {
     connection: Connection,
     conn: ConnKey,
     request_id: u64,
+    /// Those that the request opened.
+    channels: Vec<u64>,
     answered: bool,
     /// Remembers the answer, for the same request when it comes again.
     recorder: Option<Recorder>,
 }
 
 impl Responder {
-    pub(crate) fn new(connection: Connection, conn: ConnKey, request_id: u64) -> Self {
-        Responder { connection, conn, request_id, answered: false, recorder: None }
+    pub(crate) fn new(connection: Connection, conn: ConnKey, request_id: u64, opened: &[ChannelRef]) -> Self {
+        let channels = opened.iter().map(|channel| channel.id).collect();
+        Responder { connection, conn, request_id, channels, answered: false, recorder: None }
     }
 
     /// The answer is to be remembered.
@@ -100,9 +104,9 @@ impl Responder {
         place: &mut Place,
         encode: &mut EncodeAnswer<'_>,
     ) -> Poll<()> {
-        let Responder { connection, conn, request_id, answered, .. } = self;
-        let attempt = || answer(connection, *conn, *request_id, encode).map_err(Obstacle::Blocked);
-        connection.hub().poll_attempt::<_, Never>(cx, place, attempt).map(|_| *answered = true)
+        let attempt = || answer(self, encode).map_err(Obstacle::Blocked);
+        let answered = self.connection.hub().poll_attempt::<_, Never>(cx, place, attempt);
+        answered.map(|_| self.answered = true)
     }
 
     /// Answers with an error of the protocol.
@@ -129,10 +133,19 @@ impl Responder {
             let mut out = lock(&hub.out);
             send_verdict(hub, &mut out, self.conn, self.request_id, verdict);
         }
+        let dead = self.spend_channels(&mut session);
         session.finish(self.conn, self.request_id);
         drop(session);
+        dead.iter().for_each(|channel| channel.end(End::Reset));
         hub.quieter();
         self.answered = true;
+    }
+
+    /// "If the Response is an error of the protocol, the call's channels are dead and their ids are spent": also
+    /// those whose handles the handler gave to somebody who goes on without it. They are to be ended under no lock.
+    fn spend_channels(&self, session: &mut Session<Local>) -> Vec<Arc<Channel>> {
+        let Some(open) = session.connection(self.conn) else { return Vec::new() };
+        self.channels.iter().filter_map(|id| open.channels.remove(*id)).collect()
     }
 }
 
@@ -170,13 +183,9 @@ where
 
 /// Sends the answer to a request, unless it has ended with its link. `Err`: what is in the way; nothing has
 /// happened.
-fn answer(
-    connection: &Connection,
-    conn: ConnKey,
-    request_id: u64,
-    encode: &mut EncodeAnswer<'_>,
-) -> Result<(), Blocked> {
-    let hub = connection.hub();
+fn answer(responder: &Responder, encode: &mut EncodeAnswer<'_>) -> Result<(), Blocked> {
+    let Responder { connection, conn, request_id, .. } = responder;
+    let (conn, request_id, hub) = (*conn, *request_id, connection.hub());
     let mut session = lock(&hub.session);
     let first_id = session.connection(conn).map(|open| open.channels.next_id());
     let mut body = BindingBody::new(hub, first_id.unwrap_or_default(), encode);
@@ -198,14 +207,15 @@ fn answer(
                 Obstacle::Final(why) => why,
             };
             send_verdict(hub, &mut out, conn, request_id, Verdict::Cancelled);
-            Some(why)
+            Some((why, responder.spend_channels(&mut session)))
         }
     };
     session.finish(conn, request_id);
     drop(out);
     drop(session);
     hub.quieter();
-    if let Some(why) = refused {
+    if let Some((why, dead)) = refused {
+        dead.iter().for_each(|channel| channel.end(End::Reset));
         tracing::error!(request_id, ?why, "an answer could not be sent; the call was answered Cancelled");
     }
     Ok(())
@@ -259,7 +269,7 @@ impl<'a, 'e> BindingBody<'a, 'e> {
     }
 
     /// The channels that were bound.
-    pub(crate) fn channels(&self) -> Vec<Arc<super::channel::Channel>> {
+    pub(crate) fn channels(&self) -> Vec<Arc<Channel>> {
         self.bound.iter().filter_map(|(bound, _)| bound.pass.channel().cloned()).collect()
     }
 

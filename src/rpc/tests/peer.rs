@@ -1,9 +1,10 @@
 //! A peer that writes what it wants to a link within the process.
 
 use std::{
+    future::pending,
     panic,
     pin::pin,
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, atomic::Ordering, mpsc},
     thread,
     time::Duration,
 };
@@ -18,7 +19,9 @@ use crate::{
     rpc::{
         connection::Connection,
         deliver::Deliver,
-        errors::{CallError, Never},
+        dispatch::{Dispatch, IncomingRequest, ServiceDispatcher},
+        errors::{CallError, Never, RecvError},
+        method::{Service, service},
         options::Options,
         rx::Rx,
         waiters::lock,
@@ -183,4 +186,46 @@ async fn whoever_finds_the_peer_gone_hears_what_it_said_last() {
     assert!(matches!(end, LinkEnd::Goodbye { .. }), "{end:?}");
     let answered = within(answered).await;
     assert!(answered.is_ok(), "{answered:?}");
+}
+
+/// Gives its stream to a task of its own, and goes on for good.
+struct Keeper {
+    ended: mpsc::Sender<Result<Option<Vec<u8>>, RecvError>>,
+}
+
+impl ServiceDispatcher for Keeper {
+    fn service(&self) -> &'static Service {
+        static KEEPER: Service = service("Keeper", &[RECEIVE]);
+        &KEEPER
+    }
+
+    fn dispatch(&self, request: IncomingRequest<'_>) -> Dispatch {
+        let ended = self.ended.clone();
+        request.serve(&RECEIVE, |(mut rx,): (Rx<Vec<u8>>,)| async move {
+            tokio::spawn(async move { ended.send(rx.recv().await) });
+            pending::<()>().await;
+        })
+    }
+}
+
+/// "If the Response is an error of the protocol, the call's channels are dead": for both sides, and nothing else
+/// would tell the task. Fails when the answer leaves the request's channels open: it waited for good.
+#[tokio::test]
+async fn a_stream_that_outlives_its_cancelled_handler_ends() {
+    let (mut peer, ours) = memory::pair(&Settings::default(), &Settings::default());
+    let (ended, has_ended) = mpsc::channel();
+    let connection = Connection::start(ours, &Options::new().serve(Keeper { ended }));
+    send(&mut peer, &request(&RECEIVE, 1), &[1], &CHANNEL);
+    settle().await;
+    send(&mut peer, &Head::Cancel { conn_id: 0, request_id: 1 }, &[], &[]);
+    let mut end = None;
+    until(|| {
+        end = has_ended.try_recv().ok();
+        end.is_some()
+    })
+    .await;
+    assert!(matches!(end, Some(Err(RecvError::Reset))), "{end:?}");
+    let answer = Head::Response { conn_id: 0, request_id: 1, metadata: &[] };
+    assert_eq!(heard(&mut peer), [message(&answer, Verdict::Cancelled.bytes())]);
+    assert!(lock(&connection.hub().session).is_quiet(ConnKey::ROOT));
 }
