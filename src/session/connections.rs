@@ -46,7 +46,7 @@ pub(crate) struct Connections<E: Ends> {
     /// Our Connects that have no answer yet.
     ours: IdMap<E::Connect>,
     /// The peer's Connects that are not decided yet.
-    theirs: HashSet<u64, foldhash::fast::RandomState>,
+    theirs: HashSet<u64, super::Seeded>,
     next_request: u64,
     next_id: u64,
     incarnations: u64,

@@ -56,7 +56,13 @@ use crate::{
 pub(crate) const ROOT: u64 = 0;
 
 /// Maps from ids. The hash is seeded, since the peer chooses some of them.
-pub(crate) type IdMap<V> = std::collections::HashMap<u64, V, foldhash::fast::RandomState>;
+pub(crate) type IdMap<V> = std::collections::HashMap<u64, V, Seeded>;
+
+#[cfg(not(test))]
+pub(crate) type Seeded = foldhash::fast::RandomState;
+/// Always the same: a simulation that is run again must find the same order.
+#[cfg(test)]
+pub(crate) type Seeded = foldhash::fast::FixedState;
 
 /// The local ends of what a session keeps.
 pub(crate) trait Ends {

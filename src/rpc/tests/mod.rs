@@ -10,6 +10,7 @@
 //! | `peer` | a peer that writes messages of its own to a link within the process |
 //! | `role`, `waits` | parts of a link that answer as the test wants |
 //! | `segment` | a peer on shared memory that handles its credit itself |
+//! | `simulation` | this library, over links on which all is left to chance |
 //!
 //! Every runtime here has one thread: between two awaits of a test none of its tasks does anything. Each test
 //! was seen to fail with its fix taken back; its documentation says which.
@@ -23,6 +24,7 @@ mod peer;
 mod role;
 #[cfg(target_os = "linux")]
 mod segment;
+mod simulation;
 mod waits;
 
 use std::{
