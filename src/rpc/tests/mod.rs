@@ -7,6 +7,7 @@
 //! | `dedup` | this library, which repeats itself |
 //! | `empty`, `nesting` | a service of this library |
 //! | `flood` | a peer that writes and does not read, or opens and does not close |
+//! | `flood_segment` | one that does so over shared memory |
 //! | `peer` | a peer that writes messages of its own to a link within the process |
 //! | `role`, `waits` | parts of a link that answer as the test wants |
 //! | `segment` | a peer on shared memory that handles its credit itself |
@@ -19,6 +20,8 @@ mod connections;
 mod dedup;
 mod empty;
 mod flood;
+#[cfg(target_os = "linux")]
+mod flood_segment;
 mod nesting;
 mod peer;
 mod role;
