@@ -80,13 +80,13 @@ impl Settings {
         self
     }
 
-    /// How many channels, which are the ends of streams, either side may have opened on a link, on all its connections.
-    /// Default: 16,384.
+    /// How many channels, which are the ends of streams, this side may have opened on a link, on all its connections.
+    /// Default: 16,384. A call or an answer that would open more waits until others are over. On shared memory
+    /// [`channel_slots`](Settings::channel_slots) takes its place.
     ///
-    /// What this side would open beyond that waits until others are over; on shared memory
-    /// [`channel_slots`](Settings::channel_slots) says when. A request of the peer's that would open more is answered
-    /// `Cancelled`, and an answer of the peer's that would is not read. The peer's count for as long as something here
-    /// holds them: until their handle is dropped, also when they are closed.
+    /// The peer may have twice as many, and one counts for as long as something here holds it: until its handle is
+    /// dropped, also when the peer has closed it before. A request of the peer's that would open more is answered
+    /// `Cancelled`, and an answer that would is not read.
     pub fn max_channels(mut self, channels: u32) -> Self {
         self.max_channels = channels;
         self

@@ -656,7 +656,7 @@ fn a_million_channels_whose_ids_jump_about_are_reset() {
     channels_that_nobody_takes(|number| 1 + 2_000 * number);
 }
 
-/// The channels that a peer may have opened.
+/// The channels that a side may open.
 const CHANNELS: u64 = 16_384;
 
 /// In requests that run, and hold them. A million were 410 MiB.
@@ -668,7 +668,7 @@ fn a_peer_that_opens_channels_and_closes_none_opens_no_more_than_the_limit() {
     flood(&mut raw, &listener, 200, 0, |id, frames| {
         opening(id, (5_000 * id..5_000 * (id + 1)).map(|number| 1 + 2 * number).collect()).push(frames);
     });
-    let held = CHANNELS / 5_000;
+    let held = 2 * CHANNELS / 5_000;
     listener.wait(|heard| heard.cancelled == 200 - held);
     assert_eq!(victim.ask(victim.client.at_once()), held as u32);
     victim.check();

@@ -80,10 +80,12 @@ impl Hub {
         self.table().map_or(self.places.limit, |table| table.capacity())
     }
 
-    /// Whether the peer may open so many channels more.
+    /// Whether the peer may open so many channels more. Twice as many as this side: one that is over for the peer may
+    /// wait here to be read.
     pub(crate) fn admits(&self, count: usize) -> bool {
         // Relaxed: as in `allot`. They are counted under the session's lock, as this is asked.
-        self.places.theirs.load(Ordering::Relaxed).saturating_add(count) <= self.places.limit
+        let theirs = self.places.theirs.load(Ordering::Relaxed);
+        theirs.saturating_add(count) <= self.places.limit.saturating_mul(2)
     }
 
     /// A channel of the peer's is there.

@@ -100,23 +100,23 @@ async fn answers_that_are_cancelled_while_they_wait_for_room_leave_nothing_behin
 /// one alone.
 #[tokio::test]
 async fn requests_that_open_more_channels_than_the_limit_are_answered_cancelled() {
-    let (connection, mut peer) = serving(Settings::default().max_channels(3));
-    for id in [1, 2, 3, 4] {
+    let (connection, mut peer) = serving(Settings::default().max_channels(2));
+    for id in [1, 2, 3, 4, 5] {
         send(&mut peer, &request(&RECEIVE, id), &[1], &[channel_of(2 * id - 1)]);
     }
     settle().await;
-    assert_eq!(heard(&mut peer), [answer(4, Verdict::Cancelled)]);
+    assert_eq!(heard(&mut peer), [answer(5, Verdict::Cancelled)]);
     // What still comes for a channel that was refused is for one that is over.
-    send(&mut peer, &Head::Data { conn_id: 0, channel_id: 7 }, &[0], &[]);
+    send(&mut peer, &Head::Data { conn_id: 0, channel_id: 9 }, &[0], &[]);
     // The handler of the first ends with its stream, and makes room for one more.
     send(&mut peer, &Head::Close { conn_id: 0, channel_id: 1 }, &[], &[]);
     settle().await;
     assert_eq!(heard(&mut peer), [answer(1, Verdict::Ok)]);
-    let many = [9, 11].map(channel_of);
-    send(&mut peer, &request(&RECEIVE, 5), &[1], &many);
-    send(&mut peer, &request(&RECEIVE, 6), &[1], &[channel_of(13)]);
+    let many = [11, 13].map(channel_of);
+    send(&mut peer, &request(&RECEIVE, 6), &[1], &many);
+    send(&mut peer, &request(&RECEIVE, 7), &[1], &[channel_of(15)]);
     settle().await;
-    assert_eq!(heard(&mut peer), [answer(5, Verdict::Cancelled)]);
+    assert_eq!(heard(&mut peer), [answer(6, Verdict::Cancelled)]);
     assert!(connection.end().is_none());
 }
 
@@ -129,20 +129,20 @@ async fn an_answer_that_opens_more_channels_than_the_limit_is_not_read_and_its_c
     settle().await;
     assert_eq!(heard(&mut peer).len(), 1);
     let head = Head::Response { conn_id: 0, request_id: 1, metadata: &[] };
-    send(&mut peer, &head, &[0, 2, 1, 3], &[1, 3].map(channel_of));
+    send(&mut peer, &head, &[0, 3, 1, 3, 5], &[1, 3, 5].map(channel_of));
     let read = call.await;
     assert!(matches!(read, Err(CallError::InvalidResponse(_))), "{read:?}");
     settle().await;
     let reset = |channel_id| message(&Head::Reset { conn_id: 0, channel_id }, &[]);
-    assert_eq!(heard(&mut peer), [reset(1), reset(3)]);
+    assert_eq!(heard(&mut peer), [reset(1), reset(3), reset(5)]);
     // Of one that opens as many as may be, all can be read.
     let mut call = pin!(connection.call::<(), Vec<Rx<u64>>, Never>(&NOP, ()));
     assert!(poll(call.as_mut()).is_pending());
     settle().await;
     assert_eq!(heard(&mut peer).len(), 1);
     let head = Head::Response { conn_id: 0, request_id: 2, metadata: &[] };
-    send(&mut peer, &head, &[0, 1, 5], &[channel_of(5)]);
-    assert_eq!(call.await.expect("it is read").len(), 1);
+    send(&mut peer, &head, &[0, 2, 7, 9], &[7, 9].map(channel_of));
+    assert_eq!(call.await.expect("it is read").len(), 2);
 }
 
 /// Fails when `allot` gives as many as are asked for, or when one that is over is not given back.
