@@ -177,7 +177,10 @@ impl<'h> Deliver<'h> {
                 channel.wake_writers();
                 Todo::Nothing
             }
-            Delivery::Request(request) => self.open_request(request),
+            Delivery::Request(request) => match check_slots(hub, request.channels) {
+                Ok(()) => self.open_request(request),
+                Err(end) => Todo::LinkEnd(end),
+            },
             Delivery::Refused { conn, request_id } => Todo::Refuse { conn, request_id },
             Delivery::Response { call, opened, answer } => {
                 let channels = if hub.admits(answer.channels.len()) {
@@ -363,6 +366,15 @@ fn connection_goodbye<'m>(open: LeftOpen<Local>, reason: &str) -> Todo<'m> {
     let end = ConnectionEnd::Goodbye { reason: reason.into() };
     open.local.set_ended(end.clone().into());
     Todo::ConnectionOver(open, end)
+}
+
+/// Whether the channels of a message lie where the peer may put them.
+fn check_slots(hub: &Hub, channels: &[ChannelRef]) -> Result<(), LinkEnd> {
+    if channels.is_empty() {
+        return Ok(());
+    }
+    let Some(table) = hub.table() else { return Ok(()) };
+    channels.iter().try_for_each(|reference| table.check(reference.slot))
 }
 
 /// Lets the application decide on a connection that the peer asks for.
