@@ -22,6 +22,8 @@ pub(super) struct ConnRecord {
     pub(super) closed: [bool; 2],
     /// Sides that have let go of their own handle, or closed.
     pub(super) left: [bool; 2],
+    /// Its link was cut. For the root.
+    pub(super) cut: bool,
     /// Sides that refuse requests.
     pub(super) draining: [bool; 2],
     /// Sides that serve on it.
@@ -249,7 +251,17 @@ impl Ledger {
     pub(super) fn connection(&mut self, link: usize, root: bool, serves: [bool; 2]) -> usize {
         let [closed, left, draining] = [[false; 2]; 3];
         let most = [u32::MAX; 2];
-        self.conns.push(ConnRecord { link, root, closed, left, draining, serves, most, decision: None });
+        self.conns.push(ConnRecord {
+            link,
+            root,
+            cut: false,
+            closed,
+            left,
+            draining,
+            serves,
+            most,
+            decision: None,
+        });
         self.conns.len() - 1
     }
 
@@ -390,7 +402,12 @@ impl Ledger {
         let open = streams.iter().find(|id| {
             let stream = &self.streams[**id];
             let on = self.ops[stream.op].conn;
-            let other_reason = on != conn && self.conns[on].left != [false; 2];
+            let left = |record: &ConnRecord| record.left != [false; 2];
+            let (root, drained) = (self.root(conn), &self.conns[conn]);
+            let other_reason = (on != conn && left(&self.conns[on]))
+                || (!drained.root && left(root))
+                || drained.left[other(side)]
+                || root.cut;
             !other_reason && (stream.is_open() || stream.cut_off)
         });
         judge(open.is_none(), || format!("connection {conn} is drained, and stream {open:?} had not ended"))

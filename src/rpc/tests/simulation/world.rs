@@ -187,7 +187,9 @@ impl World {
     }
 
     pub(super) fn cut(&self, link: usize) {
-        self.link(link).wire.cut();
+        let link = self.link(link);
+        lock(&self.ledger).conns[link.root].cut = true;
+        link.wire.cut();
     }
 
     /// The window and the longest payload of a link.
