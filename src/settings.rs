@@ -36,7 +36,7 @@ impl Default for Settings {
             initial_channel_credit: 64 << 10,
             max_concurrent_requests: 4096,
             max_connections: 1024,
-            max_channels: 16_384,
+            max_channels: 32_768,
             max_parked_messages: 65_536,
             max_nesting: strict::NESTING,
             handshake_timeout: Duration::from_secs(5),
@@ -80,13 +80,12 @@ impl Settings {
         self
     }
 
-    /// How many channels, which are the ends of streams, this side may have opened on a link, on all its connections.
-    /// Default: 16,384. A call or an answer that would open more waits until others are over. On shared memory
-    /// [`channel_slots`](Settings::channel_slots) takes its place.
+    /// How many channels, which are the ends of streams, the peer may have opened here, on all connections of the link.
+    /// Default: 32,768. A request of the peer's that would open more is answered `Cancelled`, and an answer that would
+    /// is not read.
     ///
-    /// The peer may have twice as many, and one counts for as long as something here holds it: until its handle is
-    /// dropped, also when the peer has closed it before. A request of the peer's that would open more is answered
-    /// `Cancelled`, and an answer that would is not read.
+    /// A channel counts for as long as something here holds it: until its handle is dropped, also when the peer has
+    /// closed it long before. How many can be open is a matter of [`channel_slots`](Settings::channel_slots).
     pub fn max_channels(mut self, channels: u32) -> Self {
         self.max_channels = channels;
         self
@@ -130,8 +129,8 @@ impl Settings {
         self
     }
 
-    /// Shared memory: how many channels may be open at once, half of them opened by either side; the
-    /// host's value holds. Default: 16,384. A call that would open more waits.
+    /// How many channels may be open at once, half of them opened by either side; on shared memory the host's value
+    /// holds for both. Default: 16,384. A call or an answer that would open more waits.
     pub fn channel_slots(mut self, slots: u32) -> Self {
         self.channel_slots = slots;
         self

@@ -7,7 +7,7 @@ use super::{
     connect::{ConnectOptions, connect},
     driver::Driver,
     errors::ConnectError,
-    hub::{Hub, HubParts},
+    hub::{ChannelLimits, Hub, HubParts},
     method::Method,
     options::Options,
     outgoing::Outgoing,
@@ -63,6 +63,7 @@ impl Connection {
         let settings = &options.settings;
         let quota =
             Quota { requests: settings.max_concurrent_requests, connections: settings.max_connections };
+        let channels = ChannelLimits { ours: settings.channel_slots / 2, theirs: settings.max_channels };
         let root = ConnectionState::new(ConnKey::ROOT, options.dispatcher.clone(), Metadata::EMPTY);
         let hub = Hub::new(HubParts {
             limits: parts.limits,
@@ -73,7 +74,7 @@ impl Connection {
             credit: parts.credit,
             interrupt: parts.interrupt,
             runtime: runtime.clone(),
-            max_channels: settings.max_channels,
+            channels,
             root: Arc::clone(&root),
             on_connect: options.on_connect.clone(),
             introspection: options.introspection,

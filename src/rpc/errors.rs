@@ -127,9 +127,7 @@ pub enum Refusal {
     #[error("a value cannot be encoded: {0}")]
     Serialize(#[source] EncodeError),
     /// More streams in one call than the link can ever have open.
-    #[error(
-        "{count} streams in one message, at most {limit} can be opened (Settings::max_channels, channel_slots)"
-    )]
+    #[error("{count} streams in one message, at most {limit} can be opened (Settings::channel_slots)")]
     TooManyStreams {
         /// How many handles were passed.
         count: usize,

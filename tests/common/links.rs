@@ -36,7 +36,8 @@ pub struct Peer {
     _far: Far,
 }
 
-enum Far {
+/// What keeps the far end of a link alive.
+pub enum Far {
     Here {
         _connection: Connection,
     },
@@ -71,9 +72,17 @@ pub async fn connect(kind: Kind) -> Peer {
 /// As [`connect`], with options of one's own; `far` are the settings of the far end. On shared memory, where
 /// the host's limits hold, the far end has its own.
 pub async fn connect_with(kind: Kind, near: Options, far: Settings) -> Peer {
-    let (connection, far) = match kind {
+    let (connection, far) = link(kind, near, serving(far)).await;
+    let suite = SuiteClient::new(&connection);
+    Peer { kind, connection, suite, _far: far }
+}
+
+/// A link of this kind, and what keeps its far end alive. On shared memory the far end is a cell, which brings options
+/// of its own.
+pub async fn link(kind: Kind, near: Options, far: Options) -> (Connection, Far) {
+    match kind {
         Kind::Local => {
-            let (near, far) = local::pair(near, serving(far));
+            let (near, far) = local::pair(near, far);
             (near, Far::Here { _connection: far })
         }
         Kind::Uds => {
@@ -96,17 +105,14 @@ pub async fn connect_with(kind: Kind, near: Options, far: Settings) -> Peer {
             let cell = adjoin::spawn(cell_command(), near).await.unwrap();
             (cell.connection().clone(), Far::Process { _cell: cell })
         }
-    };
-    let suite = SuiteClient::new(&connection);
-    Peer { kind, connection, suite, _far: far }
+    }
 }
 
-async fn over_stream<S>(socket: S, accepted: S, near: Options, far: Settings) -> (Connection, Far)
+async fn over_stream<S>(socket: S, accepted: S, near: Options, far: Options) -> (Connection, Far)
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + 'static,
 {
-    let (near, far) =
-        tokio::try_join!(stream::connect(socket, near), stream::accept(accepted, serving(far))).unwrap();
+    let (near, far) = tokio::try_join!(stream::connect(socket, near), stream::accept(accepted, far)).unwrap();
     (near, Far::Here { _connection: far })
 }
 
@@ -125,12 +131,18 @@ pub const CELL_ENTRY: &str = "cell_entry";
 /// Serves the suite if this process was started as a cell, until its host is gone.
 #[cfg(target_os = "linux")]
 pub fn serve_if_cell() {
+    serve_if_cell_with(|| serving(settings()));
+}
+
+/// As [`serve_if_cell`], with options of one's own.
+#[cfg(target_os = "linux")]
+pub fn serve_if_cell_with(options: impl FnOnce() -> Options) {
     if std::env::var_os("ADJOIN_LINK").is_none() {
         return;
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
-        let host = adjoin::cell(serving(settings())).await.unwrap();
+        let host = adjoin::cell(options()).await.unwrap();
         host.closed().await;
     });
     std::process::exit(0);

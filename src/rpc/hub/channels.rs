@@ -26,16 +26,30 @@ use crate::{
 pub(super) struct Places {
     /// Those of this side that are not over, on links without a table, which counts them itself.
     ours: AtomicUsize,
+    max_ours: usize,
     /// Those of the peer's that something here holds.
     theirs: AtomicUsize,
-    limit: usize,
+    max_theirs: usize,
 }
 
 impl Places {
-    pub(super) fn new(limit: u32) -> Self {
-        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-        Places { ours: AtomicUsize::new(0), theirs: AtomicUsize::new(0), limit }
+    pub(super) fn new(limits: ChannelLimits) -> Self {
+        Places {
+            ours: AtomicUsize::new(0),
+            max_ours: limits.ours as usize,
+            theirs: AtomicUsize::new(0),
+            max_theirs: limits.theirs as usize,
+        }
     }
+}
+
+/// The most channels that a link may have.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ChannelLimits {
+    /// Opened by this side, where there is no table.
+    pub(crate) ours: u32,
+    /// Opened by the peer, and held here.
+    pub(crate) theirs: u32,
 }
 
 impl Hub {
@@ -48,7 +62,7 @@ impl Hub {
     pub(crate) fn allot(&self) -> Option<CreditSlot> {
         let Some(table) = self.table() else {
             // Relaxed: the number of channels, and nothing that they hold.
-            let taken = |ours| (ours < self.places.limit).then_some(ours + 1);
+            let taken = |ours| (ours < self.places.max_ours).then_some(ours + 1);
             let ours = self.places.ours.fetch_update(Ordering::Relaxed, Ordering::Relaxed, taken);
             return ours.is_ok().then_some(CreditSlot::NONE);
         };
@@ -77,15 +91,13 @@ impl Hub {
 
     /// How many channels this side can ever have open at once.
     pub(crate) fn most_channels(&self) -> usize {
-        self.table().map_or(self.places.limit, |table| table.capacity())
+        self.table().map_or(self.places.max_ours, |table| table.capacity())
     }
 
-    /// Whether the peer may open so many channels more. Twice as many as this side: one that is over for the peer may
-    /// wait here to be read.
+    /// Whether the peer may open so many channels more.
     pub(crate) fn admits(&self, count: usize) -> bool {
         // Relaxed: as in `allot`. They are counted under the session's lock, as this is asked.
-        let theirs = self.places.theirs.load(Ordering::Relaxed);
-        theirs.saturating_add(count) <= self.places.limit.saturating_mul(2)
+        self.places.theirs.load(Ordering::Relaxed).saturating_add(count) <= self.places.max_theirs
     }
 
     /// A channel of the peer's is there.

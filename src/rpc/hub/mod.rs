@@ -26,7 +26,7 @@ use std::{
 
 use tokio::{runtime::Handle, sync::Notify};
 
-pub(crate) use self::waiting::Place;
+pub(crate) use self::{channels::ChannelLimits, waiting::Place};
 use self::{channels::Places, connections::Leaving, role::Callers, waiting::Starving};
 use super::{
     block::is_blocking,
@@ -112,8 +112,7 @@ pub(crate) struct HubParts {
     pub(crate) credit: Option<Arc<dyn CreditTable>>,
     pub(crate) interrupt: Option<Arc<dyn Interrupt>>,
     pub(crate) runtime: Handle,
-    /// The limit on the channels that either side opens.
-    pub(crate) max_channels: u32,
+    pub(crate) channels: ChannelLimits,
     pub(crate) root: Arc<ConnectionState>,
     pub(crate) on_connect: Option<Arc<OnConnect>>,
     pub(crate) introspection: bool,
@@ -129,7 +128,7 @@ impl Hub {
             receive: Mutex::new(parts.receiver),
             credit: RwLock::new(parts.credit),
             interrupt: parts.interrupt,
-            places: Places::new(parts.max_channels),
+            places: Places::new(parts.channels),
             room: Mutex::default(),
             slots: Mutex::default(),
             starving: Mutex::default(),

@@ -100,7 +100,7 @@ async fn answers_that_are_cancelled_while_they_wait_for_room_leave_nothing_behin
 /// one alone.
 #[tokio::test]
 async fn requests_that_open_more_channels_than_the_limit_are_answered_cancelled() {
-    let (connection, mut peer) = serving(Settings::default().max_channels(2));
+    let (connection, mut peer) = serving(Settings::default().max_channels(4));
     for id in [1, 2, 3, 4, 5] {
         send(&mut peer, &request(&RECEIVE, id), &[1], &[channel_of(2 * id - 1)]);
     }
@@ -123,7 +123,7 @@ async fn requests_that_open_more_channels_than_the_limit_are_answered_cancelled(
 /// Fails when `open_channels` is asked for an answer's channels without the look at `admits`.
 #[tokio::test]
 async fn an_answer_that_opens_more_channels_than_the_limit_is_not_read_and_its_channels_are_reset() {
-    let (connection, mut peer) = serving(Settings::default().max_channels(1));
+    let (connection, mut peer) = serving(Settings::default().max_channels(2));
     let mut call = pin!(connection.call::<(), Vec<Rx<u64>>, Never>(&NOP, ()));
     assert!(poll(call.as_mut()).is_pending());
     settle().await;
@@ -148,7 +148,7 @@ async fn an_answer_that_opens_more_channels_than_the_limit_is_not_read_and_its_c
 /// Fails when `allot` gives as many as are asked for, or when one that is over is not given back.
 #[tokio::test]
 async fn a_call_that_would_open_more_channels_than_the_limit_waits_until_one_is_over() {
-    let (connection, mut peer) = serving(Settings::default().max_channels(1));
+    let (connection, mut peer) = serving(Settings::default().channel_slots(2));
     let call = |tx| connection.call::<(Tx<Vec<u8>>,), (), Never>(&RECEIVE, (tx,));
     let ((first_tx, first_rx), (second_tx, _second_rx)) = (channel(), channel());
     let (mut first, mut second) = (pin!(call(first_tx)), pin!(call(second_tx)));
