@@ -312,7 +312,10 @@ fn sources(place: &str) -> Vec<Source> {
 
 /// Whether a file is compiled for tests alone.
 fn is_test(name: &str) -> bool {
-    name.ends_with("tests.rs") || name.contains("/tests/") || name.ends_with("/testing.rs")
+    let suites = ["/tests/", "/conformance/"];
+    name.ends_with("tests.rs")
+        || suites.iter().any(|suite| name.contains(suite))
+        || name.ends_with("/testing.rs")
 }
 
 fn assert_none(found: &[String]) {
