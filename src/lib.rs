@@ -195,6 +195,7 @@ pub use postcard_schema;
 pub use postcard_schema::Schema;
 pub use rpc::{
     call::Call,
+    caller::Caller,
     connect::ConnectOptions,
     connection::{Connection, Drained},
     context::Context,
@@ -244,10 +245,10 @@ pub mod __private {
 
     /// Prepares a call.
     pub fn call<A: crate::Arguments, T, E>(
-        connection: &crate::Connection,
+        caller: &crate::Caller,
         method: &'static crate::Method,
         arguments: A,
     ) -> crate::Call<A, T, E> {
-        connection.call(method, arguments)
+        caller.call(method, arguments)
     }
 }

@@ -97,10 +97,10 @@ impl Pair {
             #[cfg(target_os = "linux")]
             Far::Cell(cell) => drop(cell.stop(GRACE).await?),
             Far::Child(server) => {
-                self.client.connection().close().await;
+                close(&self.client).await;
                 server.reap().await?;
             }
-            Far::Here(_) => self.client.connection().close().await,
+            Far::Here(_) => close(&self.client).await,
         }
         Ok(())
     }
@@ -228,3 +228,10 @@ impl Drop for Server {
 const GRACE: Duration = Duration::from_secs(5);
 /// How often it is looked at meanwhile.
 const LOOK: Duration = Duration::from_millis(20);
+
+/// Closes the link of a client, which calls straight over it.
+async fn close(client: &WorkClient) {
+    if let Some(connection) = client.caller().connection() {
+        connection.close().await;
+    }
+}

@@ -18,7 +18,7 @@ use crate::{options, owned};
 const MAX_ARGUMENTS: usize = 16;
 
 /// Names that the generated client needs for itself (`service`: for the constant).
-const TAKEN: [&str; 3] = ["new", "connection", "service"];
+const TAKEN: [&str; 3] = ["new", "caller", "service"];
 
 /// Reads the arguments of the attribute and the trait below it.
 ///

@@ -129,7 +129,7 @@ fn wrong_attributes_are_refused() {
 
 #[test]
 fn names_that_clash_are_refused() {
-    for name in ["new", "connection", "service"] {
+    for name in ["new", "caller", "service"] {
         assert_refused(&format!("async fn {name}(&self);"), "is taken by `StoreClient` itself");
     }
     assert_refused(

@@ -105,7 +105,7 @@ impl Connection {
 
     /// Prepares a call of a method; generated clients do this.
     pub fn call<A: Arguments, T, E>(&self, method: &'static Method, arguments: A) -> Call<A, T, E> {
-        Call::new(self.clone(), method, arguments)
+        Call::new(self.into(), method, arguments)
     }
 
     /// Opens a virtual connection on this connection's link (protocol section 7): one with ids, calls, streams

@@ -301,13 +301,13 @@ impl<'h> Deliver<'h> {
         let kills = Verdict::split(answer.payload).is_none_or(|(verdict, _)| verdict.kills_channels());
         let dead = if kills { opened } else { Vec::new() };
         match call {
-            Some(slot) if channels.is_empty() && dead.is_empty() => {
+            Some(slot) if channels.is_empty() && dead.is_empty() && answer.metadata.is_empty() => {
                 // Nothing in it takes the session's lock, which the next answer needs again.
                 self.wakers.extend(slot.answer(answer.payload, channels));
                 Todo::Nothing
             }
             Some(slot) => {
-                let answer = Answer { payload: answer.payload.to_vec(), channels };
+                let answer = Answer { payload: answer.payload.to_vec(), channels, metadata: answer.metadata };
                 Todo::Complete { slot, answer, dead }
             }
             None => Todo::Abandoned { dead, channels },

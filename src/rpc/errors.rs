@@ -43,6 +43,38 @@ pub enum CallError<E = Never> {
     /// many requests.
     #[error("the peer cancelled the call")]
     Cancelled,
+    /// The peer did not serve the call, and says why: it did not run.
+    ///
+    /// On the wire that is `Cancelled`, with the reason in the Response's metadata.
+    #[error("the peer rejected the call: {reason}")]
+    Rejected {
+        /// Why, in the peer's words.
+        reason: String,
+    },
+    /// The peer had handed the call on, and what it handed it to is gone. Whether the call ran over there is not
+    /// known.
+    ///
+    /// On the wire that is `Cancelled`, with the reason in the Response's metadata.
+    #[error("the connection behind the peer ended: {reason}")]
+    UpstreamEnded {
+        /// How it ended, in the peer's words.
+        reason: String,
+    },
+    /// The link ended while the call was in flight, and the call was not made again on the next one, since it may have
+    /// run.
+    #[error("whether the call ran is unknown: {end}")]
+    OutcomeUnknown {
+        /// How the link ended.
+        end: LinkEnd,
+    },
+    /// There is no connection, and none could be made; nothing was sent.
+    #[error("no connection after {attempts} attempts: {why}")]
+    Unconnected {
+        /// How often it was tried since the last one.
+        attempts: u32,
+        /// What the last attempt failed with.
+        why: String,
+    },
     /// The timeout of the call ran out. Whether it ran over there is not known.
     #[error("the call timed out after {after:?}")]
     TimedOut {
@@ -58,6 +90,26 @@ pub enum CallError<E = Never> {
     /// The call was refused on this side; nothing was sent.
     #[error(transparent)]
     Refused(#[from] Refusal),
+}
+
+impl CallError {
+    /// The same, for a method that has an error of its own.
+    pub(crate) fn widen<E>(self) -> CallError<E> {
+        match self {
+            CallError::User(never) => match never {},
+            CallError::UnknownMethod => CallError::UnknownMethod,
+            CallError::InvalidPayload => CallError::InvalidPayload,
+            CallError::Cancelled => CallError::Cancelled,
+            CallError::Rejected { reason } => CallError::Rejected { reason },
+            CallError::UpstreamEnded { reason } => CallError::UpstreamEnded { reason },
+            CallError::OutcomeUnknown { end } => CallError::OutcomeUnknown { end },
+            CallError::Unconnected { attempts, why } => CallError::Unconnected { attempts, why },
+            CallError::TimedOut { after } => CallError::TimedOut { after },
+            CallError::InvalidResponse(why) => CallError::InvalidResponse(why),
+            CallError::Ended(end) => CallError::Ended(end),
+            CallError::Refused(refusal) => CallError::Refused(refusal),
+        }
+    }
 }
 
 /// Why there is no virtual connection.

@@ -5,7 +5,9 @@
 //! | `method_id`, `method`, `wire` | a method's identity, and its values as bytes |
 //! | `connection`, `options`, `state` | the handle of a connection, what one side brings to a link, what is known of each |
 //! | `connect`, `incoming` | virtual connections, opened from either side |
-//! | `call`, `slot`, `block` | a call of ours, where its answer arrives, waiting on a plain thread |
+//! | `call`, `raw_call`, `slot`, `block` | a call of ours, without its types, where its answer arrives, waiting on a plain thread |
+//! | `caller` | what calls go out on |
+//! | `reason` | why a call was cancelled, where the peer tells |
 //! | `dispatch`, `respond`, `context` | a request of the peer's, its one answer, what its handler can know |
 //! | `dedup` | requests that may come twice, and run once |
 //! | `introspection` | what each side offers, and why the other does not know a method |
@@ -14,6 +16,7 @@
 
 mod block;
 pub(crate) mod call;
+pub(crate) mod caller;
 mod channel;
 mod clock;
 pub(crate) mod connect;
@@ -32,6 +35,8 @@ pub(crate) mod method;
 pub(crate) mod method_id;
 pub(crate) mod options;
 mod outgoing;
+mod raw_call;
+mod reason;
 mod respond;
 pub(crate) mod rx;
 mod scope;

@@ -10,17 +10,19 @@ use serde::Serialize;
 
 use super::{
     channel::{Channel, End},
+    connect::encoded,
     connection::Connection,
     dedup::Recorder,
     errors::{Blocked, Never, Obstacle, SendError, sort},
     hub::{Hub, Local, Place},
     outgoing::{Bytes, Outgoing},
+    reason::Reason,
     scope::{self, Bound},
     waiters::lock,
     wire::encode_value,
 };
 use crate::{
-    link::{Body, ChannelRef, EncodeFault, Encoder, Head, message::encode_into},
+    link::{Body, ChannelRef, EncodeFault, Encoder, Head, SendFault, message::encode_into},
     session::{Session, answer::Verdict, connections::ConnKey},
 };
 
@@ -114,7 +116,19 @@ impl Responder {
         if let Some(recorder) = self.recorder.take() {
             recorder.withdraw(verdict);
         }
-        self.refuse_with(verdict);
+        self.refuse_with(verdict, &[]);
+    }
+
+    /// Answers Cancelled, and says why.
+    #[allow(dead_code, reason = "the first that manages calls is yet to come")]
+    pub(crate) fn cancel(mut self, reason: &Reason) {
+        // A request that was rejected did not run; of one that was handed on nothing is known.
+        if let (Some(recorder), Reason::Rejected(_)) = (self.recorder.take(), reason) {
+            recorder.withdraw(Verdict::Cancelled);
+        }
+        // Within its limits by its make.
+        let metadata = encoded(&reason.to_metadata()).unwrap_or_default();
+        self.refuse_with(Verdict::Cancelled, &metadata);
     }
 
     /// Answers Cancelled to a request that was never opened here.
@@ -122,16 +136,16 @@ impl Responder {
         let mut session = lock(&hub.session);
         if session.connection(conn).is_some() {
             let mut out = lock(&hub.out);
-            send_verdict(hub, &mut out, conn, request_id, Verdict::Cancelled);
+            send_verdict(hub, &mut out, conn, request_id, Verdict::Cancelled, &[]);
         }
     }
 
-    fn refuse_with(&mut self, verdict: Verdict) {
+    fn refuse_with(&mut self, verdict: Verdict, metadata: &[u8]) {
         let hub = self.connection.hub();
         let mut session = lock(&hub.session);
         if is_running(&mut session, self.conn, self.request_id) {
             let mut out = lock(&hub.out);
-            send_verdict(hub, &mut out, self.conn, self.request_id, verdict);
+            send_verdict(hub, &mut out, self.conn, self.request_id, verdict, metadata);
         }
         let dead = self.spend_channels(&mut session);
         session.finish(self.conn, self.request_id);
@@ -206,7 +220,7 @@ fn answer(responder: &Responder, encode: &mut EncodeAnswer<'_>) -> Result<(), Bl
                 Obstacle::Blocked(blocked) => return Err(blocked),
                 Obstacle::Final(why) => why,
             };
-            send_verdict(hub, &mut out, conn, request_id, Verdict::Cancelled);
+            send_verdict(hub, &mut out, conn, request_id, Verdict::Cancelled, &[]);
             Some((why, responder.spend_channels(&mut session)))
         }
     };
@@ -224,7 +238,7 @@ fn answer(responder: &Responder, encode: &mut EncodeAnswer<'_>) -> Result<(), Bl
 impl Drop for Responder {
     fn drop(&mut self) {
         if !self.answered {
-            self.refuse_with(Verdict::Cancelled);
+            self.refuse_with(Verdict::Cancelled, &[]);
         }
     }
 }
@@ -234,9 +248,25 @@ fn is_running(session: &mut Session<Local>, conn: ConnKey, request_id: u64) -> b
 }
 
 /// Answers with an error of the protocol. What fails with the link needs no answer.
-fn send_verdict(hub: &Hub, out: &mut Outgoing, conn: ConnKey, request_id: u64, verdict: Verdict) {
-    let head = Head::Response { conn_id: conn.id, request_id, metadata: &[] };
-    if hub.check_open().is_ok() && hub.noted(out.send_or_park(&head, &mut Bytes(verdict.bytes()))).is_ok() {
+fn send_verdict(
+    hub: &Hub,
+    out: &mut Outgoing,
+    conn: ConnKey,
+    request_id: u64,
+    verdict: Verdict,
+    metadata: &[u8],
+) {
+    let head = Head::Response { conn_id: conn.id, request_id, metadata };
+    if hub.check_open().is_err() {
+        return;
+    }
+    let mut sent = out.send_or_park(&head, &mut Bytes(verdict.bytes()));
+    if let (Err(SendFault::TooLarge { .. }), false) = (&sent, metadata.is_empty()) {
+        // A link of tiny messages: the answer matters more than what goes with it.
+        let head = Head::Response { conn_id: conn.id, request_id, metadata: &[] };
+        sent = out.send_or_park(&head, &mut Bytes(verdict.bytes()));
+    }
+    if hub.noted(sent).is_ok() {
         hub.publish_soon(out);
     }
 }

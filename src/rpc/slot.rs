@@ -51,6 +51,7 @@ pub(crate) struct Answer {
     pub(crate) payload: Vec<u8>,
     /// The channels that it opened.
     pub(crate) channels: Unclaimed,
+    pub(crate) metadata: Metadata,
 }
 
 /// How a Connect went.
@@ -139,7 +140,7 @@ impl CallSlot {
     pub(crate) fn answer(&self, payload: &[u8], channels: Unclaimed) -> Option<Waker> {
         self.complete_with(channels, |channels, mut room| {
             room.extend_from_slice(payload);
-            Outcome::Answer(Answer { payload: room, channels })
+            Outcome::Answer(Answer { payload: room, channels, metadata: Metadata::EMPTY })
         })
     }
 
@@ -177,6 +178,6 @@ const MAX_SPARE: usize = 4 << 10;
 
 /// The timeout of a call, for its error.
 #[inline]
-pub(crate) fn timed_out<E>(after: Option<Duration>) -> super::errors::CallError<E> {
+pub(crate) fn timed_out(after: Option<Duration>) -> super::errors::CallError {
     super::errors::CallError::TimedOut { after: after.unwrap_or_default() }
 }

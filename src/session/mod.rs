@@ -179,6 +179,7 @@ pub(crate) struct Incoming<'a> {
 /// A Response that keeps all rules.
 pub(crate) struct Answered<'a> {
     pub(crate) conn: ConnKey,
+    pub(crate) metadata: Metadata,
     pub(crate) channels: &'a [ChannelRef],
     pub(crate) payload: &'a [u8],
 }

@@ -188,8 +188,7 @@ impl<E: Ends> Session<E> {
         metadata: &[u8],
     ) -> Delivered<'s, 'm, E> {
         self.check_payload(message.payload)?;
-        // Nobody is shown a Response's metadata, but its rules hold.
-        Metadata::decode(metadata)?;
+        let metadata = Metadata::decode(metadata)?;
         let connection = open_or_ignore!(self.open(conn_id));
         connection.channels.take_ids(message.channels)?;
         let conn = connection.key;
@@ -204,7 +203,7 @@ impl<E: Ends> Session<E> {
         Ok(Delivery::Response {
             call: pending.call,
             opened: pending.channels,
-            answer: Answered { conn, channels: message.channels, payload: message.payload },
+            answer: Answered { conn, metadata, channels: message.channels, payload: message.payload },
         })
     }
 

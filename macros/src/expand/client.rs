@@ -20,7 +20,7 @@ pub(super) fn declare(service: &Service) -> TokenStream {
         #[derive(::core::clone::Clone, ::core::fmt::Debug)]
         #[allow(dead_code)]
         #vis struct #client {
-            connection: ::adjoin::Connection,
+            caller: ::adjoin::Caller,
         }
     }
 }
@@ -37,16 +37,16 @@ pub(super) fn implement(service: &Service) -> TokenStream {
             #description
             #(#descriptions)*
 
-            /// Makes a client that calls over this connection.
+            /// Makes a client that calls over this connection, or whatever else is a caller.
             #[must_use]
-            #vis fn new(connection: impl ::core::convert::Into<::adjoin::Connection>) -> Self {
-                Self { connection: ::core::convert::Into::into(connection) }
+            #vis fn new(caller: impl ::core::convert::Into<::adjoin::Caller>) -> Self {
+                Self { caller: ::core::convert::Into::into(caller) }
             }
 
-            /// The connection that the calls go over.
+            /// What the calls go out on.
             #[must_use]
-            #vis fn connection(&self) -> &::adjoin::Connection {
-                &self.connection
+            #vis fn caller(&self) -> &::adjoin::Caller {
+                &self.caller
             }
 
             #(#methods)*
@@ -139,7 +139,7 @@ fn call(service: &Service, method: &Method) -> TokenStream {
         #(#attrs)*
         #must_use
         #vis fn #ident(&self #(, #names: #types)*) -> ::adjoin::Call<#arguments, #ok, #error> {
-            ::adjoin::__private::call(&self.connection, Self::#constant, (#(#names,)*))
+            ::adjoin::__private::call(&self.caller, Self::#constant, (#(#names,)*))
         }
     }
 }

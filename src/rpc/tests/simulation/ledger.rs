@@ -154,6 +154,10 @@ impl Outcome {
             Err(CallError::InvalidResponse(_)) => Outcome::InvalidResponse,
             Err(CallError::Ended(end)) => Outcome::Ended(end.clone()),
             Err(CallError::Refused(refusal)) => Outcome::Refused(refusal.clone()),
+            // Nobody here rejects a call, hands one on, or makes one again.
+            Err(CallError::Rejected { reason } | CallError::UpstreamEnded { reason }) => panic!("{reason}"),
+            Err(CallError::OutcomeUnknown { end }) => panic!("{end}"),
+            Err(CallError::Unconnected { why, .. }) => panic!("{why}"),
         }
     }
 

@@ -1,0 +1,107 @@
+//! What calls go out on: a connection, or something that stands in front of connections.
+
+use std::{fmt, future::Future, pin::Pin, sync::Arc};
+
+use super::{
+    call::Call,
+    connection::Connection,
+    errors::CallError,
+    method::Method,
+    raw_call::{CallOptions, Payload, Reply},
+    wire::Arguments,
+};
+
+/// What a client's calls go out on: a [`Connection`], or what stands in front of one.
+///
+/// Generated clients are made of anything that becomes a caller. Cheap to clone; a caller keeps its connection
+/// open.
+#[derive(Clone)]
+pub struct Caller {
+    route: Route,
+}
+
+/// How a call gets to its peer.
+#[allow(dead_code, reason = "the first that manages calls is yet to come")]
+#[derive(Clone)]
+pub(crate) enum Route {
+    /// Straight over a connection, with nothing in between.
+    Direct(Connection),
+    /// By something that decides how, and how often.
+    Managed(Arc<dyn Manage>),
+}
+
+/// What stands between a client and its connections.
+pub(crate) trait Manage: Send + Sync {
+    /// Makes a call. Dropping the future cancels it.
+    fn start(self: Arc<Self>, call: OutgoingCall) -> Replying;
+
+    /// Names it in `Debug`.
+    fn name(&self) -> &'static str;
+}
+
+/// A call that is under way by other means than a plain request.
+pub(crate) type Replying = Pin<Box<dyn Future<Output = Result<Reply, CallError>> + Send>>;
+
+/// A call that was handed to what manages it.
+#[allow(dead_code, reason = "the first that manages calls is yet to come")]
+pub(crate) struct OutgoingCall {
+    pub(crate) method: &'static Method,
+    pub(crate) payload: Box<dyn Payload>,
+    pub(crate) options: CallOptions,
+}
+
+impl Caller {
+    /// Prepares a call of a method; generated clients do this.
+    pub fn call<A: Arguments, T, E>(&self, method: &'static Method, arguments: A) -> Call<A, T, E> {
+        Call::new(self.clone(), method, arguments)
+    }
+
+    /// The connection, if the calls go straight to one.
+    #[must_use]
+    pub fn connection(&self) -> Option<&Connection> {
+        match &self.route {
+            Route::Direct(connection) => Some(connection),
+            Route::Managed(_) => None,
+        }
+    }
+
+    #[allow(dead_code, reason = "the first that manages calls is yet to come")]
+    pub(crate) fn managed(manage: Arc<dyn Manage>) -> Self {
+        Caller { route: Route::Managed(manage) }
+    }
+
+    pub(crate) fn route(&self) -> &Route {
+        &self.route
+    }
+
+    pub(crate) fn into_route(self) -> Route {
+        self.route
+    }
+}
+
+impl From<Connection> for Caller {
+    fn from(connection: Connection) -> Self {
+        Caller { route: Route::Direct(connection) }
+    }
+}
+
+impl From<&Connection> for Caller {
+    fn from(connection: &Connection) -> Self {
+        connection.clone().into()
+    }
+}
+
+impl From<&Caller> for Caller {
+    fn from(caller: &Caller) -> Self {
+        caller.clone()
+    }
+}
+
+impl fmt::Debug for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.route {
+            Route::Direct(connection) => f.debug_tuple("Caller").field(connection).finish(),
+            Route::Managed(manage) => f.debug_tuple("Caller").field(&manage.name()).finish(),
+        }
+    }
+}

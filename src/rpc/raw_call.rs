@@ -1,0 +1,276 @@
+//! One request on one connection, and its answer as bytes: the part of a call that knows no types.
+//!
+//! Counts, for a small request with no streams: one lock of the session and one of the sender, no thread switch
+//! and no task between the caller and the link, one copy (the encoding), no allocation in steady state (the slot
+//! for the answer is a used one). The answer costs what `deliver` says.
+
+use std::{
+    future::Future,
+    mem,
+    pin::Pin,
+    sync::Arc,
+    task::{Context as TaskContext, Poll, Waker},
+    time::{Duration, Instant},
+};
+
+use tokio::time::Sleep;
+
+use super::{
+    channel::Unclaimed,
+    clock::now,
+    connect::encoded,
+    connection::Connection,
+    context::Context,
+    dedup::Nonce,
+    deliver::Deliver,
+    errors::{CallError, Obstacle, Refusal, sort},
+    hub::{Hub, Place},
+    method_id::MethodId,
+    respond::BindingBody,
+    scope::Bound,
+    slot::{Answer, CallSlot, Outcome, timed_out},
+    waiters::{lock, try_lock},
+};
+use crate::{
+    link::{EncodeFault, Encoder, Head},
+    session::{deadlines::Due, metadata::Metadata},
+};
+
+/// What a request carries, encoded as often as it takes.
+pub(crate) trait Payload: Send {
+    /// Appends the payload, and names the handles in it, whose ids count from `first_id`.
+    fn encode(&self, out: &mut Encoder<'_>, first_id: u64) -> Result<Vec<Bound>, EncodeFault>;
+}
+
+/// What goes with a call beside its arguments.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct CallOptions {
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) nonce: Option<Nonce>,
+    pub(crate) metadata: Metadata,
+}
+
+impl CallOptions {
+    /// When the call is over: by its own timeout, by an entry `timeout-ns` of its metadata, or by the deadline of
+    /// the handler that makes it, whichever is first. What is left of that is the call's timeout from now on, so
+    /// that deadlines shrink from hop to hop.
+    pub(crate) fn settle_deadline(&mut self) -> Result<Option<Instant>, CallError> {
+        let carried = self.metadata.timeout();
+        let inherited = Context::current_deadline();
+        if self.timeout.is_none() && carried.is_none() && inherited.is_none() {
+            return Ok(None);
+        }
+        let now = now();
+        let left = inherited.map(|deadline| deadline.saturating_duration_since(now));
+        self.timeout = [self.timeout, carried, left].into_iter().flatten().min();
+        if left.is_some_and(|left| left.is_zero()) {
+            return Err(timed_out(self.timeout));
+        }
+        Ok(self.timeout.and_then(|timeout| now.checked_add(timeout)))
+    }
+
+    /// The metadata of the request as it goes out.
+    fn encoded_metadata(&mut self) -> Result<Vec<u8>, Refusal> {
+        if let Some(timeout) = self.timeout {
+            let nanos = u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
+            self.metadata.set(Metadata::TIMEOUT, nanos);
+        }
+        if let Some(nonce) = self.nonce {
+            self.metadata.set(Nonce::KEY, nonce.to_bytes().to_vec());
+        }
+        encoded(&self.metadata)
+    }
+}
+
+/// The answer to a call, whatever it says.
+#[allow(dead_code, reason = "the first that manages calls is yet to come")]
+pub(crate) struct Reply {
+    pub(crate) payload: Vec<u8>,
+    /// The channels that it opened.
+    pub(crate) channels: Unclaimed,
+    pub(crate) metadata: Metadata,
+    /// The levels that its values may have.
+    pub(crate) nesting: u32,
+}
+
+/// One request. Dropped while it is in flight it is cancelled.
+pub(crate) struct RawCall {
+    connection: Connection,
+    method_id: MethodId,
+    timeout: Option<Duration>,
+    deadline: Option<Instant>,
+    metadata: Vec<u8>,
+    state: State,
+}
+
+enum State {
+    /// Nothing was sent. The timer ends the wait for room in the link, if the call has a timeout.
+    Unsent {
+        timer: Option<Pin<Box<Sleep>>>,
+        place: Place,
+    },
+    /// The request was sent.
+    Waiting {
+        slot: Arc<CallSlot>,
+        request_id: u64,
+    },
+    /// The answer was taken out of the slot.
+    Answered(Arc<CallSlot>),
+    Done,
+}
+
+#[allow(dead_code, reason = "the first that manages calls is yet to come")]
+impl RawCall {
+    /// Prepares a request: the call's time runs from here.
+    pub(crate) fn new(
+        connection: Connection,
+        method_id: MethodId,
+        mut options: CallOptions,
+    ) -> Result<Self, CallError> {
+        let deadline = options.settle_deadline()?;
+        let metadata = options.encoded_metadata()?;
+        let state = State::Unsent { timer: None, place: Place::default() };
+        Ok(RawCall { connection, method_id, timeout: options.timeout, deadline, metadata, state })
+    }
+
+    /// Whether the request went out, so that it may have run.
+    pub(crate) fn was_sent(&self) -> bool {
+        !matches!(self.state, State::Unsent { .. })
+    }
+
+    pub(crate) fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    /// Sends the request as soon as the link takes it; `payload` is not asked again after that. `Pending` leaves the
+    /// task's waker behind.
+    pub(crate) fn poll_send(
+        &mut self,
+        cx: &mut TaskContext<'_>,
+        payload: &dyn Payload,
+    ) -> Poll<Result<(), CallError>> {
+        let State::Unsent { timer, place } = &mut self.state else { return Poll::Ready(Ok(())) };
+        let hub = self.connection.hub();
+        let (method_id, deadline) = (self.method_id, self.deadline);
+        let attempt = || send_request(&self.connection, method_id, payload, &self.metadata, deadline);
+        if let Poll::Ready(sent) = hub.poll_attempt(cx, place, attempt) {
+            let Sent { slot, request_id, alone } = sent?;
+            self.state = State::Waiting { slot, request_id };
+            if alone {
+                look_ahead(self.connection.hub(), cx.waker());
+            }
+            return Poll::Ready(Ok(()));
+        }
+        let Some(at) = deadline else { return Poll::Pending };
+        let timer = timer.get_or_insert_with(|| {
+            let _inside = hub.runtime.enter();
+            Box::pin(tokio::time::sleep_until(at.into()))
+        });
+        timer.as_mut().poll(cx).map(|()| Err(timed_out(self.timeout)))
+    }
+
+    /// Waits for the answer to the request that was sent.
+    pub(crate) fn poll_reply(&mut self, cx: &TaskContext<'_>) -> Poll<Result<Reply, CallError>> {
+        let State::Waiting { slot, .. } = &self.state else { return Poll::Pending };
+        let outcome = std::task::ready!(slot.poll(cx));
+        if let State::Waiting { slot, .. } = mem::replace(&mut self.state, State::Done) {
+            self.state = State::Answered(slot);
+        }
+        Poll::Ready(match outcome {
+            Outcome::Answer(Answer { payload, channels, metadata }) => {
+                Ok(Reply { payload, channels, metadata, nesting: self.connection.hub().max_nesting })
+            }
+            Outcome::TimedOut => Err(timed_out(self.timeout)),
+            Outcome::Ended(end) => Err(CallError::Ended(end)),
+        })
+    }
+
+    /// The answer was read: its room is kept for the next call.
+    pub(crate) fn recycle(&mut self, payload: Vec<u8>) {
+        if let State::Answered(slot) = mem::replace(&mut self.state, State::Done) {
+            CallSlot::keep(slot, payload);
+        }
+    }
+}
+
+/// A request that went out.
+struct Sent {
+    slot: Arc<CallSlot>,
+    request_id: u64,
+    /// No other call is in flight.
+    alone: bool,
+}
+
+/// Encodes a request into the link and registers the call.
+fn send_request(
+    connection: &Connection,
+    method_id: MethodId,
+    payload: &dyn Payload,
+    metadata: &[u8],
+    deadline: Option<Instant>,
+) -> Result<Sent, Obstacle<CallError>> {
+    let (hub, conn) = (connection.hub(), connection.key());
+    let mut session = lock(&hub.session);
+    hub.check_open().map_err(sort)?;
+    let Some(open) = session.connection(conn) else {
+        return Err(Obstacle::Final(CallError::Ended(connection.state().end())));
+    };
+    let (request_id, first_channel) = (open.calls.next_id(), open.channels.next_id());
+    let mut encode = |out: &mut Encoder<'_>, first_id: u64| payload.encode(out, first_id);
+    let mut body = BindingBody::new(hub, first_channel, &mut encode);
+    let head = Head::Request { conn_id: conn.id, request_id, method_id: method_id.get(), metadata };
+    let mut out = lock(&hub.out);
+    hub.noted(out.send(&head, &mut body)).map_err(sort)?;
+    let slot = CallSlot::take();
+    open.calls.start(Arc::clone(&slot), body.channels(), deadline);
+    let alone = open.calls.in_flight() == 1;
+    body.adopt(connection, &mut session, conn);
+    if alone {
+        hub.published(out.publish());
+    } else {
+        hub.publish_soon(&mut out);
+    }
+    if let Some(at) = deadline
+        && session.deadlines.add(at, Due::Call { conn, request_id })
+    {
+        hub.wake_driver();
+    }
+    Ok(Sent { slot, request_id, alone })
+}
+
+/// The only caller on a link may find its answer itself, if experience says that it comes at once: then no
+/// task is switched to at all.
+fn look_ahead(hub: &Arc<Hub>, caller: &Waker) {
+    if !hub.can_share_receiving() || !hub.is_only_caller(caller) {
+        return;
+    }
+    let Some(mut receiver) = try_lock(&hub.receive) else { return };
+    if receiver.spin() {
+        let mut sink = Deliver::new(hub);
+        let drained = receiver.drain(&mut sink);
+        if let Some(end) = sink.finish().or(drained.err()) {
+            hub.request_end(end);
+        }
+    }
+    hub.return_role(receiver);
+}
+
+impl Drop for RawCall {
+    /// Cancels the call if it is in flight. The races: its answer may be on its way, which is then dropped
+    /// when it arrives; or in the slot already, which drops it, and resets what it opened.
+    fn drop(&mut self) {
+        if let State::Waiting { slot, request_id } = &self.state {
+            let (hub, conn, request_id) = (self.connection.hub(), self.connection.key(), *request_id);
+            let mut session = lock(&hub.session);
+            let abandoned = session.connection(conn).and_then(|open| open.calls.abandon(request_id));
+            if let Some((_, Some(at))) = &abandoned {
+                session.deadlines.remove_call(*at, conn, request_id);
+            }
+            drop(session);
+            if abandoned.is_some() {
+                hub.send_on(conn, &Head::Cancel { conn_id: conn.id, request_id });
+            }
+            slot.close();
+        }
+    }
+}
