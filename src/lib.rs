@@ -116,6 +116,7 @@
 //! | give a call a timeout or metadata, or make it from a plain thread | [`Call`] |
 //! | stream | [`Tx`], [`Rx`], [`channel()`] |
 //! | know who calls, call back from a handler | [`Context`] |
+//! | serve several services on one connection, add and remove them | [`Router`] |
 //! | open further connections on a link, each with a service of its own | [`Connection::connect`], [`Options::on_connect`] |
 //! | repeat a call whose outcome is not known, and have it run once | [`Call::with_nonce`], [`Deduplicate`] |
 //! | learn why the peer does not know a method, or what it offers | [`Connection::explain`], [`Connection::describe`] |
@@ -145,6 +146,7 @@
 //! ```text
 //!   your traits                 #[adjoin::service]
 //!   ───────────────────────────────────────────────────────────────────────────────
+//!   compose    building blocks made of connections, calls and streams: Router
 //!   open       where connections come from: spawn and cell, stream, local
 //!   rpc        calls, dispatch, Tx and Rx; the driver: one task a link
 //!   session    the protocol: messages in, deliveries out; no socket, clock, task or lock
@@ -175,6 +177,7 @@
 
 extern crate self as adjoin;
 
+mod compose;
 #[cfg(test)]
 mod conformance;
 mod error;
@@ -187,6 +190,7 @@ mod settings;
 mod shm;
 mod strict;
 
+pub use compose::router::{Route, RouteError, Router};
 pub use error::{ConnectionEnd, LinkEnd, Violation};
 #[cfg(target_os = "linux")]
 pub use open::cell::{Cell, cell, spawn, spawn_with};

@@ -2,7 +2,8 @@
 //! may be.
 //!
 //! Lowest first: `shm-layout`, `strict`, `link` (the trait and the messages), `shm` (which implements that trait),
-//! `session`, `rpc` and `open`. What is under `#[cfg(test)]` does not count, comments and strings do not either.
+//! `session`, `rpc`, `open` and `compose`. What is under `#[cfg(test)]` does not count, comments and strings do not
+//! either.
 #![allow(missing_docs)]
 
 use std::{
@@ -20,15 +21,19 @@ struct Layer {
 const LAYERS: &[Layer] = &[
     Layer { place: "src/strict.rs", forbidden: NOT_BELOW_STRICT },
     Layer { place: "src/strict", forbidden: NOT_BELOW_STRICT },
-    Layer { place: "src/error.rs", forbidden: &["link", "shm", "session", "rpc", "open", "settings"] },
-    Layer { place: "src/settings.rs", forbidden: &["link", "shm", "session", "rpc", "open"] },
-    Layer { place: "src/link", forbidden: &["shm", "session", "rpc", "open"] },
+    Layer {
+        place: "src/error.rs",
+        forbidden: &["link", "shm", "session", "rpc", "open", "compose", "settings"],
+    },
+    Layer { place: "src/settings.rs", forbidden: &["link", "shm", "session", "rpc", "open", "compose"] },
+    Layer { place: "src/link", forbidden: &["shm", "session", "rpc", "open", "compose"] },
     Layer {
         place: "src/shm",
         forbidden: &[
             "session",
             "rpc",
             "open",
+            "compose",
             // Of the links it knows the trait and the messages, not the other links.
             "link::codec",
             "link::frame",
@@ -42,6 +47,7 @@ const LAYERS: &[Layer] = &[
             "shm",
             "rpc",
             "open",
+            "compose",
             "link::codec",
             "link::frame",
             "link::memory",
@@ -51,11 +57,12 @@ const LAYERS: &[Layer] = &[
         ],
     },
     // Generic over links: what makes them is for `open` to know.
-    Layer { place: "src/rpc", forbidden: &["shm", "open", "link::memory", "link::stream"] },
+    Layer { place: "src/rpc", forbidden: &["shm", "open", "compose", "link::memory", "link::stream"] },
+    Layer { place: "src/open", forbidden: &["compose"] },
 ];
 
 /// All other modules: reading values knows none of them.
-const NOT_BELOW_STRICT: &[&str] = &["error", "settings", "link", "shm", "session", "rpc", "open"];
+const NOT_BELOW_STRICT: &[&str] = &["error", "settings", "link", "shm", "session", "rpc", "open", "compose"];
 
 /// What a session must not name: it has no clock, no runtime, no socket, no thread and no lock.
 const NOT_IN_A_SESSION: &[&str] =
