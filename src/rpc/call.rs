@@ -243,7 +243,8 @@ impl<A: Arguments, T, E> Call<A, T, E> {
             Route::Managed(manage) => {
                 let Some(arguments) = self.arguments.take() else { return Ok(()) };
                 let payload = Box::new(arguments);
-                State::Managed(manage.start(OutgoingCall { method: self.method, payload, options }))
+                let (method_id, method) = (self.method.id, Some(self.method));
+                State::Managed(manage.start(OutgoingCall { method_id, method, payload, options }))
             }
         };
         Ok(())

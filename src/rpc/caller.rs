@@ -1,13 +1,19 @@
 //! What calls go out on: a connection, or something that stands in front of connections.
 
-use std::{fmt, future::Future, pin::Pin, sync::Arc};
+use std::{
+    fmt,
+    future::{Future, poll_fn},
+    pin::Pin,
+    sync::Arc,
+};
 
 use super::{
     call::Call,
     connection::Connection,
     errors::CallError,
     method::Method,
-    raw_call::{CallOptions, Payload, Reply},
+    method_id::MethodId,
+    raw_call::{CallOptions, Payload, RawCall, Reply},
     wire::Arguments,
 };
 
@@ -45,7 +51,9 @@ pub(crate) type Replying = Pin<Box<dyn Future<Output = Result<Reply, CallError>>
 /// A call that was handed to what manages it.
 #[allow(dead_code, reason = "the first that manages calls is yet to come")]
 pub(crate) struct OutgoingCall {
-    pub(crate) method: &'static Method,
+    pub(crate) method_id: MethodId,
+    /// What is known of the method; nothing, if the call is one that is passed on.
+    pub(crate) method: Option<&'static Method>,
     pub(crate) payload: Box<dyn Payload>,
     pub(crate) options: CallOptions,
 }
@@ -68,6 +76,19 @@ impl Caller {
     #[allow(dead_code, reason = "the first that manages calls is yet to come")]
     pub(crate) fn managed(manage: Arc<dyn Manage>) -> Self {
         Caller { route: Route::Managed(manage) }
+    }
+
+    /// Makes a call whose types are not known.
+    #[allow(dead_code, reason = "the first that manages calls is yet to come")]
+    pub(crate) fn start(self, call: OutgoingCall) -> Replying {
+        match self.route {
+            Route::Direct(connection) => Box::pin(async move {
+                let mut raw = RawCall::new(connection, call.method_id, call.options)?;
+                poll_fn(|cx| raw.poll_send(cx, &*call.payload)).await?;
+                poll_fn(|cx| raw.poll_reply(cx)).await
+            }),
+            Route::Managed(manage) => manage.start(call),
+        }
     }
 
     pub(crate) fn route(&self) -> &Route {
