@@ -2,9 +2,10 @@
 
 use std::{
     fmt,
-    future::{Future, poll_fn},
+    future::{Future, poll_fn, ready},
     pin::Pin,
     sync::Arc,
+    task,
 };
 
 use super::{
@@ -82,11 +83,20 @@ impl Caller {
     #[allow(dead_code, reason = "the first that manages calls is yet to come")]
     pub(crate) fn start(self, call: OutgoingCall) -> Replying {
         match self.route {
-            Route::Direct(connection) => Box::pin(async move {
-                let mut raw = RawCall::new(connection, call.method_id, call.options)?;
-                poll_fn(|cx| raw.poll_send(cx, &*call.payload)).await?;
-                poll_fn(|cx| raw.poll_reply(cx)).await
-            }),
+            Route::Direct(connection) => {
+                let mut raw = match RawCall::new(connection, call.method_id, call.options) {
+                    Ok(raw) => raw,
+                    Err(error) => return Box::pin(ready(Err(error))),
+                };
+                let mut payload = Some(call.payload);
+                Box::pin(poll_fn(move |cx| {
+                    if let Some(unsent) = &payload {
+                        task::ready!(raw.poll_send(cx, &**unsent))?;
+                        payload = None;
+                    }
+                    raw.poll_reply(cx)
+                }))
+            }
             Route::Managed(manage) => manage.start(call),
         }
     }
