@@ -114,7 +114,7 @@
 //! | link over sockets, or within a process | [`stream`], [`local`] |
 //! | set limits, and how to wait | [`Settings`], [`Waiting`], [`Options`] |
 //! | give a call a timeout or metadata, or make it from a plain thread | [`Call`] |
-//! | stream | [`Tx`], [`Rx`], [`channel()`] |
+//! | stream | [`Tx`], [`Rx`], [`channel()`], [`Permit`] |
 //! | know who calls, call back from a handler | [`Context`] |
 //! | serve several services on one connection, add and remove them | [`Router`] |
 //! | open further connections on a link, each with a service of its own | [`Connection::connect`], [`Options::on_connect`] |
@@ -134,7 +134,7 @@
 //! | an operation | fails with | which tells apart |
 //! |---|---|---|
 //! | a call | [`CallError`] | the service said no; the peer does not know the method, could not read the arguments, cancelled; time ran out; the link is gone; refused here |
-//! | a send, a receive | [`SendError`], [`RecvError`] | the other side is done; the link is gone; refused here |
+//! | a send, a receive | [`SendError`], [`RecvError`], [`TrySendError`], [`TryRecvError`] | the other side is done; the link is gone; refused here; not now |
 //! | opening a link | `SpawnError`, `AttachError`, [`stream::HandshakeError`] | who did not agree, and on what; a cell's exit status and last words |
 //! | opening a virtual connection | [`ConnectError`] | the peer rejected, and why; the link is gone; refused here |
 //! | a link, while it runs | [`LinkEnd`] | closed here; goodbye; exit code; signal; a rule broken ([`Violation`]) |
@@ -205,13 +205,16 @@ pub use rpc::{
     context::Context,
     dedup::{Deduplicate, Nonce},
     dispatch::{Dispatch, IncomingRequest, ServiceDispatcher},
-    errors::{CallError, ConnectError, EncodeError, Never, RecvError, Refusal, SendError},
+    errors::{
+        CallError, ConnectError, EncodeError, Never, RecvError, Refusal, SendError, TryRecvError,
+        TrySendError,
+    },
     incoming::IncomingConnection,
     method::{Method, Service},
     method_id::MethodId,
     options::Options,
     rx::Rx,
-    tx::{Tx, channel},
+    tx::{Permit, Tx, channel},
     wire::{Arguments, Value},
 };
 pub use session::metadata::{Metadata, MetadataError, MetadataValue};

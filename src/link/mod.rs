@@ -99,6 +99,16 @@ pub(crate) trait Sender: Send {
     /// driver's waker behind. Ready at once on links that need no driver for it.
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LinkEnd>>;
 
+    /// Whether the link can ever carry an element of so many bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`SendFault::TooLarge`] when it cannot.
+    fn check_element(&self, len: usize) -> Result<(), SendFault> {
+        let _ = len; // links whose limit is the payload's carry whatever that allows
+        Ok(())
+    }
+
     /// Whether a message that was refused as [`SendFault::Full`] is worth another try. When it answers
     /// `false`, the driver is woken once there is room.
     fn has_room(&mut self) -> Result<bool, LinkEnd>;

@@ -17,6 +17,8 @@
 //!
 //! Order of locks: session, then outgoing, then `state`.
 
+mod queue;
+
 use std::{
     collections::VecDeque,
     mem,
@@ -27,12 +29,13 @@ use std::{
     task::Waker,
 };
 
+pub(crate) use self::queue::Full;
 use super::{
     connection::Connection,
     elements::Elements,
     errors::Refusal,
     hub::Hub,
-    waiters::{Waiters, lock, wake_all},
+    waiters::{Queue, lock, wake_all},
 };
 use crate::{
     error::{LinkEnd, Violation},
@@ -112,9 +115,11 @@ pub(crate) struct State {
     pub(crate) queue: Elements,
     pub(crate) end: Option<End>,
     pub(crate) reader: Option<Waker>,
-    pub(crate) writers: Waiters,
+    pub(crate) writers: Queue,
     /// What was granted to whoever fills `queue`, and taken out.
     window: ReceiveWindow,
+    /// Bytes of room in `queue` that permits hold.
+    set_aside: u64,
     /// Bytes at the front of the queue that came before the channel was remote: no credit is due for them.
     uncredited: u64,
     /// The `Tx` is gone while the queue was not sent yet: Close follows it.
@@ -160,7 +165,8 @@ impl Channel {
                 queue: Elements::default(),
                 end: None,
                 reader: None,
-                writers: Waiters::default(),
+                writers: Queue::default(),
+                set_aside: 0,
                 window: ReceiveWindow::new(window),
                 uncredited: 0,
                 close_after_queue: false,
@@ -248,9 +254,13 @@ impl Channel {
                     state.close_after_queue = true;
                     self.over.store(false, Ordering::Relaxed); // see `is_over`
                 }
+                if state.end.is_some() {
+                    return Passed::Reset; // broken off before
+                }
                 let parts = [unread, mem::take(&mut state.queue)];
                 let queued: Vec<_> = parts.into_iter().filter(|part| !part.is_empty()).collect();
-                if queued.is_empty() && !state.close_after_queue {
+                // Whoever waits for room in the queue is woken by the pump.
+                if queued.is_empty() && !state.close_after_queue && state.writers.is_empty() {
                     self.set_direct();
                     return Passed::Done;
                 }
@@ -300,25 +310,6 @@ impl Channel {
             granted,
         })?;
         state.queue.append(elements);
-        Ok(state.reader.take())
-    }
-
-    /// Puts an element into the queue of a channel that is not direct (yet). `Err`: there is no room.
-    pub(crate) fn push_local(&self, element: &[u8]) -> Result<Option<Waker>, Full> {
-        let mut state = lock(&self.state);
-        if !matches!(state.way, Way::Local | Way::Sending) {
-            return Err(Full::Passed);
-        }
-        if self.direct().is_some() {
-            return Err(Full::Moved);
-        }
-        if element.len() > LOCAL_WINDOW as usize {
-            state.window.stretch(element.len());
-        }
-        if state.window.received(element.len()).is_err() {
-            return Err(Full::Now);
-        }
-        state.queue.push(element);
         Ok(state.reader.take())
     }
 
@@ -381,16 +372,6 @@ pub(crate) enum Passed {
     Pump(Vec<Elements>),
     /// The half that stayed is gone already: the peer has to be told.
     Reset,
-}
-
-/// Why an element was not put into the queue of a channel within this process.
-pub(crate) enum Full {
-    /// There is no room now.
-    Now,
-    /// The channel does not use its queue any more: it goes straight to its link.
-    Moved,
-    /// The `Tx` itself was passed: this is not the half that sends.
-    Passed,
 }
 
 impl State {

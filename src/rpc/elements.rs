@@ -9,7 +9,7 @@
 //! They are not stored but counted: a run of them takes as much room as one. Runs are parted by elements that
 //! have bytes, and those cost credit, which so bounds the memory that a channel takes.
 
-use std::mem;
+use std::{mem, ops::Range};
 
 /// Elements in their order: `[length u32][bytes]` one behind the other, and `[0 u32][count u64]` for a run of
 /// those of zero bytes.
@@ -114,23 +114,39 @@ impl Reading {
     /// The next element of the batch.
     #[inline]
     pub(crate) fn next(&mut self) -> Option<&[u8]> {
+        let place = self.advance()?;
+        Some(self.bytes(place))
+    }
+
+    /// Goes on to the next element of the batch. Its [`bytes`](Reading::bytes) can be read until
+    /// [`refill`](Reading::refill).
+    #[inline]
+    pub(crate) fn advance(&mut self) -> Option<Range<usize>> {
+        const EMPTY: Range<usize> = 0..0;
         if self.run > 0 {
             self.run -= 1;
-            return Some(&[]);
+            return Some(EMPTY);
         }
         let Some((length, rest)) = self.batch.bytes.get(self.at..)?.split_first_chunk() else {
             self.run = mem::take(&mut self.batch.empty).checked_sub(1)?;
-            return Some(&[]);
+            return Some(EMPTY);
         };
         if *length == RUN {
             self.run = u64::from_le_bytes(*rest.first_chunk()?).checked_sub(1)?;
             self.at += LENGTH + COUNT;
-            return Some(&[]);
+            return Some(EMPTY);
         }
-        let element = rest.get(..u32::from_le_bytes(*length) as usize)?;
-        self.at += LENGTH + element.len();
-        self.taken += element.len();
-        Some(element)
+        let len = rest.get(..u32::from_le_bytes(*length) as usize)?.len();
+        let start = self.at + LENGTH;
+        self.at = start + len;
+        self.taken += len;
+        Some(start..self.at)
+    }
+
+    /// What lies at a place that [`advance`](Reading::advance) gave.
+    #[inline]
+    pub(crate) fn bytes(&self, place: Range<usize>) -> &[u8] {
+        self.batch.bytes.get(place).unwrap_or_default()
     }
 
     /// Exchanges the used batch for what is queued. `false`: nothing is.

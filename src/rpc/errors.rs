@@ -242,6 +242,77 @@ pub enum SendError {
     Refused(#[from] Refusal),
 }
 
+/// Why a value was not sent at once. It comes back with the error.
+#[derive(Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum TrySendError<T> {
+    /// The stream's window is used up, or the link is full: it can be sent later.
+    #[error("the stream has no room now")]
+    Full(T),
+    /// The receiver went away, as [`SendError::Closed`].
+    #[error("the receiver of the stream is gone")]
+    Closed(T),
+    /// The link is gone.
+    #[error("{end}")]
+    Ended {
+        /// The value.
+        value: T,
+        /// How the link ended.
+        end: LinkEnd,
+    },
+    /// The value was refused on this side.
+    #[error("{refusal}")]
+    Refused {
+        /// The value.
+        value: T,
+        /// Which limit it exceeds, or what else is wrong with it.
+        refusal: Refusal,
+    },
+}
+
+impl<T> TrySendError<T> {
+    pub(crate) fn failed(value: T, error: SendError) -> Self {
+        match error {
+            SendError::Closed => TrySendError::Closed(value),
+            SendError::Ended(end) => TrySendError::Ended { value, end },
+            SendError::Refused(refusal) => TrySendError::Refused { value, refusal },
+        }
+    }
+
+    /// The value that was not sent.
+    #[must_use]
+    pub fn into_inner(self) -> T {
+        match self {
+            TrySendError::Full(value)
+            | TrySendError::Closed(value)
+            | TrySendError::Ended { value, .. }
+            | TrySendError::Refused { value, .. } => value,
+        }
+    }
+
+    /// Whether it can be sent later.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        matches!(self, TrySendError::Full(_))
+    }
+}
+
+/// Without the value, so that it is there for every `T`.
+impl<T> std::fmt::Debug for TrySendError<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            TrySendError::Full(_) => f.write_str("Full(..)"),
+            TrySendError::Closed(_) => f.write_str("Closed(..)"),
+            TrySendError::Ended { end, .. } => {
+                f.debug_struct("Ended").field("end", end).finish_non_exhaustive()
+            }
+            TrySendError::Refused { refusal, .. } => {
+                f.debug_struct("Refused").field("refusal", refusal).finish_non_exhaustive()
+            }
+        }
+    }
+}
+
 /// Why a stream ended before its sender closed it.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -255,6 +326,21 @@ pub enum RecvError {
     /// An element could not be read. (On a link, that ends the link.)
     #[error("an element could not be read: {0}")]
     InvalidElement(DecodeError),
+}
+
+/// Why there is no value at once.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TryRecvError {
+    /// Nothing is there now; more may come.
+    #[error("nothing has arrived")]
+    Empty,
+    /// The sender has closed the stream, and everything was received. ([`Rx::recv`](crate::Rx::recv) returns `None`.)
+    #[error("the stream has come to its end")]
+    Closed,
+    /// The stream ended before its sender closed it.
+    #[error(transparent)]
+    Failed(#[from] RecvError),
 }
 
 /// What stands in the way of a message: something to wait for, or an end to it.

@@ -1,7 +1,8 @@
 //! The way out of a link: its sender, and what waits in private memory for room.
 //!
 //! Callers, handlers with a result and streams wait for room themselves. What nobody waits to send (answers
-//! without a handler, Cancel, Close, Reset, Credit) is parked here when the link is full. Those are small, and
+//! without a handler, Cancel, Close, Reset, Credit, and elements with a permit) is parked here when the link is full.
+//! All but the last are small, and
 //! a peer that reads takes them at once; one that only ever writes is let go when too many are parked. While
 //! anything is parked, everything else finds the link full, so that order is kept.
 
@@ -88,16 +89,29 @@ impl Outgoing {
                     return Err(SendFault::Ended(LinkEnd::Unread { messages }));
                 }
                 let message = Parked::new(head, body).map_err(SendFault::Encode)?;
-                self.parked_weight += weight(&message);
-                self.parked.push_back(message);
-                // Once there is none, the driver watches for room.
-                while !self.parked.is_empty() && self.has_room()? {
-                    self.flush_parked()?;
-                }
-                Ok(())
+                Ok(self.park(message)?)
             }
             Err(fault) => Err(fault),
         }
+    }
+
+    /// Keeps a message until there is room.
+    pub(crate) fn park(&mut self, message: Parked) -> Result<(), LinkEnd> {
+        self.parked_weight += weight(&message);
+        self.parked.push_back(message);
+        // Once there is none, the driver watches for room.
+        while !self.parked.is_empty() && self.has_room()? {
+            self.flush_parked()?;
+        }
+        Ok(())
+    }
+
+    /// Whether an element of so many bytes could be sent or, for want of room, be parked: nothing is yet.
+    pub(crate) fn check_element(&mut self, len: usize) -> Result<(), SendFault> {
+        if !self.parked.is_empty() {
+            return Err(SendFault::Full);
+        }
+        self.sender()?.check_element(len)
     }
 
     /// Makes what was sent visible to the peer.
@@ -205,9 +219,13 @@ impl Outgoing {
 }
 
 /// What a message counts for among the parked ones: one if it is small, as nearly all are. An Accept or a Reject that
-/// the application has given metadata is not, and a peer can ask for any number of them.
+/// the application has given metadata is not, and a peer can ask for any number of them. An element counts for nothing:
+/// it is the application's, which had a permit for it, and there are no permits while anything is parked.
 fn weight(message: &Parked) -> usize {
-    1 + message.len() / SMALL
+    match message.head() {
+        Head::Data { .. } => 0,
+        _ => 1 + message.len() / SMALL,
+    }
 }
 
 /// Bytes of what the application has given a message that still is a small one.

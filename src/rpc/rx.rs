@@ -4,12 +4,13 @@ use std::{
     fmt,
     future::poll_fn,
     marker::PhantomData,
+    ops::Range,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
-    task::{Context, Poll},
+    task::{Context, Poll, Waker, ready},
 };
 
-use futures_core::Stream;
+use futures_core::{FusedStream, Stream};
 use postcard_schema::{
     Schema,
     schema::{DataModelType, NamedType, NamedValue},
@@ -20,7 +21,7 @@ use super::{
     block::block_on,
     channel::{Channel, End, Half, Way},
     elements::Reading,
-    errors::RecvError,
+    errors::{RecvError, TryRecvError},
     method_id::RX_FIELD,
     scope,
     turn::Turn,
@@ -38,18 +39,104 @@ use crate::{
 /// caller receive. Dropping it before the end tells the sender to stop (Reset, protocol section 5).
 ///
 /// Credit goes back to the sender as values are taken out (protocol section 6). It is a
-/// [`Stream`](futures_core::Stream), too.
+/// [`Stream`](futures_core::Stream), too, and a [`FusedStream`](futures_core::FusedStream).
+///
+/// | to | use |
+/// |---|---|
+/// | wait for a value | [`recv`](Rx::recv), [`blocking_recv`](Rx::blocking_recv), [`poll_recv`](Rx::poll_recv) |
+/// | wait for some at once | [`recv_many`](Rx::recv_many) |
+/// | take one if it is there | [`try_recv`](Rx::try_recv) |
+/// | stop the sender, and read what is there | [`close`](Rx::close) |
+/// | stop the sender | drop it |
 pub struct Rx<T> {
     channel: Arc<Channel>,
     /// What was taken out of the channel's queue. Locked only when the handle is passed in a call.
     reading: Mutex<Reading>,
     turn: Turn,
+    /// The `Stream` has given its last item.
+    fused: bool,
     value: PhantomData<fn() -> T>,
 }
 
 impl<T> Rx<T> {
     pub(crate) fn new(channel: Arc<Channel>) -> Self {
-        Rx { channel, reading: Mutex::default(), turn: Turn::default(), value: PhantomData }
+        Rx { channel, reading: Mutex::default(), turn: Turn::default(), fused: false, value: PhantomData }
+    }
+}
+
+impl<T> Rx<T> {
+    /// Stops the sender, and lets what has arrived be received: then comes the end, `None`.
+    ///
+    /// The sender's next send fails with [`SendError::Closed`](crate::SendError::Closed). What it has sent and is still
+    /// on its way is lost: a receiver that needs all of it lets the sender know and reads on to the end.
+    pub fn close(&mut self) {
+        let state = lock(&self.channel.state);
+        // One that was passed is the peer's to read.
+        if state.end.is_some() || !matches!(state.way, Way::Local | Way::Receiving) {
+            return;
+        }
+        drop(state);
+        self.channel.end(End::Closed);
+        if let Some(remote) = self.channel.remote() {
+            remote.hub.reset_channel(remote);
+        }
+    }
+
+    /// The place of the next element. `waker` is left behind if there is none yet.
+    fn advance(&mut self, waker: Option<&Waker>) -> Result<Range<usize>, TryRecvError> {
+        let reading = self.reading.get_mut().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if let Some(place) = reading.advance() {
+                return Ok(place);
+            }
+            let taken = reading.take_taken();
+            if taken > 0 {
+                report(&self.channel, taken);
+            }
+            let mut state = lock(&self.channel.state);
+            if reading.refill(&mut state.queue) {
+                continue;
+            }
+            return Err(match (&state.end, waker) {
+                (None, None) => TryRecvError::Empty,
+                (None, Some(waker)) => {
+                    match &mut state.reader {
+                        Some(known) => known.clone_from(waker),
+                        reader => *reader = Some(waker.clone()),
+                    }
+                    TryRecvError::Empty
+                }
+                (Some(End::Closed), _) => TryRecvError::Closed,
+                (Some(End::Reset | End::Refused(_)), _) => TryRecvError::Failed(RecvError::Reset),
+                (Some(End::Link(end)), _) => TryRecvError::Failed(RecvError::Ended(end.clone())),
+            });
+        }
+    }
+
+    /// What lies at a place that [`advance`](Rx::advance) gave.
+    fn bytes(&mut self, place: Range<usize>) -> &[u8] {
+        self.reading.get_mut().unwrap_or_else(PoisonError::into_inner).bytes(place)
+    }
+
+    /// Gives credit back for what was taken, if that is enough by now.
+    fn report_if_due(&mut self) {
+        let reading = self.reading.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if reading.taken() >= REPORT_STEP {
+            report(&self.channel, reading.take_taken());
+        }
+    }
+
+    fn max_nesting(&self) -> u32 {
+        self.channel.remote().map_or(strict::NESTING, |remote| remote.hub.max_nesting)
+    }
+
+    /// `channeling.data.invalid`: an element that does not decode costs the connection.
+    fn invalid(&self, why: DecodeError) -> RecvError {
+        if let Some(remote) = self.channel.remote() {
+            let violation = Violation::InvalidData { channel_id: remote.reference.id, why };
+            return RecvError::Ended(remote.hub.violated(remote.conn, violation));
+        }
+        RecvError::InvalidElement(why)
     }
 }
 
@@ -59,7 +146,7 @@ impl<T: DeserializeOwned + 'static> Rx<T> {
     /// # Errors
     ///
     /// [`RecvError`] when the stream ended before it was closed. Values that arrived before are received
-    /// first.
+    /// first. Once it has ended, each call says so again.
     ///
     /// # Cancel safety
     ///
@@ -91,47 +178,88 @@ impl<T: DeserializeOwned + 'static> Rx<T> {
         if self.turn.is_over(cx) {
             return Poll::Pending;
         }
-        let reading = self.reading.get_mut().unwrap_or_else(PoisonError::into_inner);
-        loop {
-            if let Some(element) = reading.next() {
-                let nesting = self.channel.remote().map_or(strict::NESTING, |remote| remote.hub.max_nesting);
-                let value = decode_value(element, nesting);
-                if reading.taken() >= REPORT_STEP {
-                    report(&self.channel, reading.take_taken());
-                }
-                return Poll::Ready(value.map(Some).map_err(|why| self.invalid(why)));
-            }
-            let taken = reading.take_taken();
-            if taken > 0 {
-                report(&self.channel, taken);
-            }
-            let mut state = lock(&self.channel.state);
-            if reading.refill(&mut state.queue) {
-                continue;
-            }
-            let end = match &state.end {
-                None => {
-                    match &mut state.reader {
-                        Some(waker) => waker.clone_from(cx.waker()),
-                        reader => *reader = Some(cx.waker().clone()),
-                    }
-                    return Poll::Pending;
-                }
-                Some(End::Closed) => Ok(None),
-                Some(End::Reset | End::Refused(_)) => Err(RecvError::Reset),
-                Some(End::Link(end)) => Err(RecvError::Ended(end.clone())),
-            };
-            return Poll::Ready(end);
+        match self.take(Some(cx.waker())) {
+            Ok(value) => Poll::Ready(Ok(Some(value))),
+            Err(TryRecvError::Empty) => Poll::Pending,
+            Err(TryRecvError::Closed) => Poll::Ready(Ok(None)),
+            Err(TryRecvError::Failed(error)) => Poll::Ready(Err(error)),
         }
     }
 
-    /// `channeling.data.invalid`: an element that does not decode costs the connection.
-    fn invalid(&self, why: DecodeError) -> RecvError {
-        if let Some(remote) = self.channel.remote() {
-            let violation = Violation::InvalidData { channel_id: remote.reference.id, why };
-            return RecvError::Ended(remote.hub.violated(remote.conn, violation));
+    /// Receives the next value if it is there.
+    ///
+    /// # Errors
+    ///
+    /// [`TryRecvError::Empty`] when nothing has arrived, [`TryRecvError::Closed`] at the stream's end, and
+    /// [`TryRecvError::Failed`] when it ended before it was closed.
+    pub fn try_recv(&mut self) -> Result<T, TryRecvError> {
+        self.take(None)
+    }
+
+    /// Waits until a value is there, and receives it and those behind it that are there, too: at most `limit` of them,
+    /// which are appended to `buffer`. Returns how many they are; 0 at the stream's end, or if `limit` is 0.
+    ///
+    /// # Errors
+    ///
+    /// As [`recv`](Rx::recv), when no value is left before the end. Behind an element that cannot be read it fails at
+    /// once: the values in front of that are in `buffer`.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: when the future is dropped, nothing was received.
+    pub async fn recv_many(&mut self, buffer: &mut Vec<T>, limit: usize) -> Result<usize, RecvError> {
+        poll_fn(|cx| self.poll_recv_many(cx, buffer, limit)).await
+    }
+
+    /// [`recv_many`](Rx::recv_many) from a thread outside of any runtime.
+    ///
+    /// # Errors
+    ///
+    /// As [`recv_many`](Rx::recv_many).
+    ///
+    /// # Deadlocks
+    ///
+    /// As [`blocking_recv`](Rx::blocking_recv).
+    pub fn blocking_recv_many(&mut self, buffer: &mut Vec<T>, limit: usize) -> Result<usize, RecvError> {
+        block_on(self.recv_many(buffer, limit))
+    }
+
+    /// Polls for values. See [`recv_many`](Rx::recv_many).
+    ///
+    /// # Errors
+    ///
+    /// As [`recv_many`](Rx::recv_many).
+    pub fn poll_recv_many(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut Vec<T>,
+        limit: usize,
+    ) -> Poll<Result<usize, RecvError>> {
+        if limit == 0 {
+            return Poll::Ready(Ok(0));
         }
-        RecvError::InvalidElement(why)
+        let Some(first) = ready!(self.poll_recv(cx))? else { return Poll::Ready(Ok(0)) };
+        buffer.push(first);
+        for received in 1..limit {
+            match self.take(None) {
+                Ok(value) => buffer.push(value),
+                // The end stays the end; this, the next element would hide.
+                Err(TryRecvError::Failed(error @ RecvError::InvalidElement(_))) => {
+                    return Poll::Ready(Err(error));
+                }
+                Err(_) => return Poll::Ready(Ok(received)),
+            }
+        }
+        Poll::Ready(Ok(limit))
+    }
+
+    /// Takes the next value. `waker` is left behind if there is none yet.
+    fn take(&mut self, waker: Option<&Waker>) -> Result<T, TryRecvError> {
+        let place = self.advance(waker)?;
+        let nesting = self.max_nesting();
+        let value = decode_value(self.bytes(place), nesting);
+        self.report_if_due();
+        value.map_err(|why| TryRecvError::Failed(self.invalid(why)))
     }
 }
 
@@ -147,11 +275,23 @@ fn report(channel: &Channel, taken: usize) {
 /// Bytes that the reader takes before the window hears of it within a batch.
 const REPORT_STEP: usize = 4 << 10;
 
+/// After its end it gives `None` for ever; an error is an item, and the last one.
 impl<T: DeserializeOwned + 'static> Stream for Rx<T> {
     type Item = Result<T, RecvError>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.poll_recv(cx).map(Result::transpose)
+        if self.fused {
+            return Poll::Ready(None);
+        }
+        let item = ready!(self.poll_recv(cx)).transpose();
+        self.fused = !matches!(item, Some(Ok(_)));
+        Poll::Ready(item)
+    }
+}
+
+impl<T: DeserializeOwned + 'static> FusedStream for Rx<T> {
+    fn is_terminated(&self) -> bool {
+        self.fused
     }
 }
 

@@ -60,32 +60,15 @@ impl Queue {
         mem::take(&mut self.waiting).into_values().collect()
     }
 
+    /// Whether nobody waits.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
     /// How many wait.
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.waiting.len()
-    }
-}
-
-/// Wakers of the tasks that wait. All are woken at once and look for themselves.
-#[derive(Debug, Default)]
-pub(crate) struct Waiters {
-    wakers: Vec<Waker>,
-}
-
-impl Waiters {
-    /// Adds a task, once however often it asks.
-    #[inline]
-    pub(crate) fn add(&mut self, waker: &Waker) {
-        if !self.wakers.iter().any(|known| known.will_wake(waker)) {
-            self.wakers.push(waker.clone());
-        }
-    }
-
-    /// Takes all, to be woken outside of locks.
-    #[inline]
-    pub(crate) fn take(&mut self) -> Vec<Waker> {
-        mem::take(&mut self.wakers)
     }
 }
 

@@ -7,20 +7,23 @@ use std::sync::atomic::{
     Ordering::{AcqRel, Acquire, Relaxed},
 };
 
-/// What the sender of a channel may still send. Invariant: `sent <= granted`.
+/// What the sender of a channel may still send. Invariant: `sent + set_aside <= granted`.
 ///
-/// `sent` is changed under the lock of the link's sender alone; `granted` by whoever brings a grant. No memory
+/// `sent` and `set_aside` grow under the lock of the link's sender alone; `granted` by whoever brings a grant. No memory
 /// is published through them, so accesses are Relaxed; but what was read from a peer's counter must not seem
 /// to go backwards, see [`granted`](SendWindow::granted).
 #[derive(Debug)]
 pub(crate) struct SendWindow {
     sent: AtomicU64,
     granted: AtomicU64,
+    /// Bytes that are promised to elements which are not there yet.
+    set_aside: AtomicU64,
 }
 
 impl SendWindow {
     pub(crate) fn new(initial: u32) -> Self {
-        SendWindow { sent: AtomicU64::new(0), granted: AtomicU64::new(u64::from(initial)) }
+        let granted = AtomicU64::new(u64::from(initial));
+        SendWindow { sent: AtomicU64::new(0), granted, set_aside: AtomicU64::new(0) }
     }
 
     /// Whether an element of `len` bytes may be sent now.
@@ -28,9 +31,21 @@ impl SendWindow {
         self.available() >= len as u64
     }
 
-    /// Bytes that may be sent now.
+    /// Bytes that may be sent now, without those that are set aside.
     pub(crate) fn available(&self) -> u64 {
-        self.granted.load(Relaxed).saturating_sub(self.sent.load(Relaxed))
+        let used = self.sent.load(Relaxed).saturating_add(self.set_aside.load(Relaxed));
+        self.granted.load(Relaxed).saturating_sub(used)
+    }
+
+    /// Promises `len` bytes of what [`allows`](SendWindow::allows) them to an element that is not there yet.
+    pub(crate) fn set_aside(&self, len: usize) {
+        debug_assert!(self.allows(len), "set aside beyond the credit");
+        self.set_aside.fetch_add(len as u64, Relaxed);
+    }
+
+    /// Takes [`set_aside`](SendWindow::set_aside) back, under whatever lock.
+    pub(crate) fn release(&self, len: usize) {
+        self.set_aside.fetch_sub(len as u64, Relaxed);
     }
 
     /// What was granted since the channel opened.
@@ -118,6 +133,11 @@ impl ReceiveWindow {
         Some(Grant { total: self.granted, more })
     }
 
+    /// Bytes that may still be received.
+    pub(crate) fn room(&self) -> u64 {
+        self.granted - self.received
+    }
+
     /// Makes room for one element that exceeds the whole window, if nothing is in its way.
     pub(crate) fn stretch(&mut self, len: usize) {
         if self.outstanding() == 0 {
@@ -145,6 +165,17 @@ mod tests {
         assert!(window.allows(5), "a total below what is known changes nothing");
         window.granted_total(30);
         assert!(window.allows(20));
+    }
+
+    #[test]
+    fn what_is_set_aside_is_not_there_for_others_until_it_is_released() {
+        let window = SendWindow::new(10);
+        window.set_aside(6);
+        assert!(window.allows(4) && !window.allows(5));
+        window.sent(4);
+        assert_eq!(window.available(), 0);
+        window.release(6);
+        assert!(window.allows(6) && !window.allows(7));
     }
 
     #[test]

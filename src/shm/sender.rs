@@ -52,9 +52,7 @@ impl ShmSender {
                 self.wanted = len;
                 Err(SendFault::Full)
             }
-            Err(Reserve::TooLarge { len, limit }) => {
-                Err(SendFault::TooLarge { len, limit, setting: "Settings::ring_bytes" })
-            }
+            Err(Reserve::TooLarge { len, limit }) => Err(too_large(len, limit)),
             Err(Reserve::Corrupt(corrupt)) => Err(SendFault::Ended(frame::corrupt(corrupt))),
         }
     }
@@ -93,6 +91,11 @@ impl Sender for ShmSender {
         Poll::Ready(Ok(()))
     }
 
+    fn check_element(&self, len: usize) -> Result<(), SendFault> {
+        let (len, limit) = (FrameHead::BYTES.saturating_add(len), self.writer.max_frame_len());
+        if len > limit { Err(too_large(len, limit)) } else { Ok(()) }
+    }
+
     /// After it has said `false`, the receiver tells the driver to ask again before it sleeps, and the peer
     /// wakes the driver whenever it frees room.
     fn has_room(&mut self) -> Result<bool, LinkEnd> {
@@ -108,6 +111,10 @@ impl Sender for ShmSender {
         }
         Ok(room)
     }
+}
+
+fn too_large(len: usize, limit: usize) -> SendFault {
+    SendFault::TooLarge { len, limit, setting: "Settings::ring_bytes" }
 }
 
 /// Encodes a message into `room`, and commits it if it fits.

@@ -44,7 +44,7 @@ use crate::{
     error::LinkEnd,
     link::{
         Body, CreditTable, EncodeFault, Head, Interrupt, Limits, Publish, Receiver, SendFault,
-        message::NoBody,
+        message::{NoBody, Parked},
     },
     session::{Ends, Session, credit::SendWindow},
 };
@@ -172,6 +172,52 @@ impl Hub {
         self.check_open()?;
         let len = self.noted(out.send(head, body))?;
         credit.sent(len);
+        self.publish_soon(&mut out);
+        Ok(())
+    }
+
+    /// Sets credit aside for an element that is not there yet: `check` says whether there is some. Full while anything is
+    /// parked.
+    pub(crate) fn set_aside(
+        &self,
+        credit: &SendWindow,
+        len: usize,
+        check: impl FnOnce() -> Result<(), EncodeFault>,
+    ) -> Result<(), SendFault> {
+        let mut out = lock(&self.out);
+        self.check_open()?;
+        self.noted(out.check_element(len))?;
+        check().map_err(SendFault::Encode)?;
+        credit.set_aside(len);
+        Ok(())
+    }
+
+    /// Sends an element for which `set_aside` bytes of its channel's credit are set aside, and releases them. A longer one
+    /// may find the link full; others are parked then.
+    pub(crate) fn send_set_aside(
+        &self,
+        head: &Head<'_>,
+        body: &mut dyn Body,
+        credit: &SendWindow,
+        set_aside: usize,
+    ) -> Result<(), SendFault> {
+        let mut out = lock(&self.out);
+        self.check_open()?;
+        let len = match self.noted(out.send(head, body)) {
+            Err(SendFault::Full) => {
+                let message = Parked::new(head, body).map_err(SendFault::Encode)?;
+                let len = message.len();
+                if len > set_aside {
+                    return Err(SendFault::Full);
+                }
+                // A link that is at its end takes it along, as whatever is under way.
+                let _ = self.noted(out.park(message).map_err(SendFault::Ended));
+                len
+            }
+            sent => sent?,
+        };
+        credit.sent(len);
+        credit.release(set_aside);
         self.publish_soon(&mut out);
         Ok(())
     }

@@ -93,7 +93,7 @@ async fn answers_that_are_cancelled_while_they_wait_for_room_leave_nothing_behin
     for id in 1..=100 {
         send(&mut peer, &Head::Cancel { conn_id: 0, request_id: id }, &[], &[]);
     }
-    until(|| lock(&hub.room).len() == 0).await;
+    until(|| lock(&hub.room).is_empty()).await;
 }
 
 /// Fails without the look at `admits` in `open_request`: a peer opened as many as it wanted, in requests that run or in
