@@ -15,6 +15,7 @@
 //! | `ledger` | what was done and seen, and which of it is legal |
 //! | `world` | one seed from its beginning to its end |
 //! | `chance` | what is left to chance |
+//! | `watchdog` | says which seed it is that hangs |
 //!
 //! A seed that fails is printed. `ADJOIN_SEED=n cargo test --lib simulation -- --nocapture` runs it again, with a
 //! trace of all that happens; `ADJOIN_SEEDS=n` says how many are run, from 0 on.
@@ -27,6 +28,7 @@ mod notary;
 mod service;
 mod streams;
 mod table;
+mod watchdog;
 mod world;
 
 use std::{
@@ -41,7 +43,7 @@ use std::{
     thread,
 };
 
-use self::world::World;
+use self::{watchdog::Watchdog, world::World};
 use crate::rpc::waiters::lock;
 
 /// Seeds that are run where nobody says how many.
@@ -69,10 +71,12 @@ fn run(seed: u64, traced: bool) -> Run {
         let _inside = runtime.enter();
         World::new(traced)
     };
+    let watchdog = Watchdog::new(seed, &world);
     let ran = panic::catch_unwind(AssertUnwindSafe(|| runtime.block_on(world.run())));
     let trace = world.take_trace(); // what is left is dropped in no certain order
     drop(runtime);
     world.close();
+    drop(watchdog);
     let panicked = PANICKED.take().flatten();
     // What panicked is why the rest went wrong.
     let failure = panicked.or(world.failure()).or(ran.is_err().then(|| "the world panicked".to_owned()));
@@ -103,6 +107,11 @@ fn report_panics() {
             }
         }));
     });
+}
+
+/// What to do about a seed that failed.
+fn how_to_repeat(seed: u64) -> String {
+    format!("again, with a trace: ADJOIN_SEED={seed} cargo test --lib simulation -- --nocapture")
 }
 
 /// How many seeds are to be run, or which one, by the environment.
@@ -146,10 +155,7 @@ fn with_any_order_delay_cut_and_cancel_each_call_has_one_outcome_and_nothing_is_
         return;
     }
     if let Some((seed, failure)) = run_seeds(number("ADJOIN_SEEDS").unwrap_or(SEEDS)) {
-        panic!(
-            "seed {seed} failed: {failure}\n\
-             again, with a trace: ADJOIN_SEED={seed} cargo test --lib simulation -- --nocapture"
-        );
+        panic!("seed {seed} failed: {failure}\n{}", how_to_repeat(seed));
     }
 }
 
@@ -168,8 +174,10 @@ fn a_seed_does_the_same_each_time() {
 #[test]
 fn what_is_to_be_simulated_happens() {
     let happened: BTreeSet<_> = (0..300).flat_map(|seed| run(seed, false).happened).collect();
-    let calls =
-        ["Echo", "Slow", "Take", "Units", "Many", "Give", "Stream", "Open", "Both", "Back", "On", "Through"];
+    let calls = [
+        "Echo", "Slow", "Take", "Units", "Many", "Give", "Stream", "Open", "Both", "Back", "On", "Through",
+        "Within",
+    ];
     let outcomes =
         ["User", "UnknownMethod", "InvalidPayload", "Cancelled", "TimedOut", "Ended", "Refused", "Dropped"];
     let others = ["stream Closed", "stream Reset", "stream Ended", "Accepted", "Rejected"];

@@ -65,6 +65,8 @@ pub(super) enum Kind {
     TooLong,
     LongAnswer,
     Twice,
+    /// No call: a stream within one process.
+    Within,
 }
 
 impl Kind {
@@ -390,7 +392,8 @@ impl Ledger {
         let streams = self.streams.iter().enumerate();
         let open = streams.filter(|(_, stream)| {
             let op = &self.ops[stream.op];
-            stream.is_open() && matches!(op.outcome, Some(Outcome::Ok)) && self.is_meant(op.conn, conn)
+            let remote = op.kind != Kind::Within && matches!(op.outcome, Some(Outcome::Ok));
+            stream.is_open() && remote && self.is_meant(op.conn, conn)
         });
         open.map(|(id, _)| id).collect()
     }

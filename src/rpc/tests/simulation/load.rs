@@ -116,7 +116,7 @@ impl Caller {
     }
 
     async fn something(&self) {
-        match fastrand::u32(..24) {
+        match fastrand::u32(..25) {
             0..3 => drop(self.plain().await),
             3 => self.fail().await,
             4 => self.unit(Kind::Panic, &service::PANIC).await,
@@ -142,6 +142,7 @@ impl Caller {
                 })
                 .await;
             }
+            22 => self.within().await,
             _ => self.visit().await,
         }
     }
@@ -392,6 +393,16 @@ impl Caller {
         tokio::join!(Apart::new(call), Apart::new(feeder.run(MANY_ELEMENTS)), Apart::new(reader.run()));
     }
 
+    /// A stream whose halves both stay here, and take more than its window.
+    async fn within(&self) {
+        let token = self.begin(Kind::Within);
+        lock(&self.world.ledger).ops[token].outcome = Some(Outcome::Ok);
+        let at = self.at(token);
+        let (tx, rx) = channel::<Item>();
+        let (feeder, reader) = (Feeder::new(at.clone(), tx), Reader::new(at, rx));
+        tokio::join!(Apart::new(feeder.run(8 * MANY_ELEMENTS)), Apart::new(reader.run()));
+    }
+
     async fn calling(&self, kind: Kind, method: &'static Method) {
         let token = self.begin(kind);
         self.call::<_, (), u64>(token, method, (token as u64,)).await;
@@ -564,7 +575,7 @@ impl Caller {
         self.is_over(connection.end().as_ref());
     }
 
-    /// Drains the connection, and sees to it that this is over as soon as nothing is open.
+    /// Drains the connection, and sees to it that this is over as soon as nothing is open, or it has ended.
     async fn drained(&self, patience: Duration) -> Drained {
         let connection = &self.conn.connection;
         let mut draining = pin!(connection.drain(patience));
@@ -573,10 +584,11 @@ impl Caller {
             if let Ok(drained) = tokio::time::timeout(millis(1..=1), draining.as_mut()).await {
                 return drained;
             }
-            let quiet = connection.end().is_none()
-                && lock(&connection.hub().session).is_quiet(connection.state().key);
+            let quiet = connection.end().is_some()
+                || lock(&connection.hub().session).is_quiet(connection.state().key);
             if quiet && was_quiet {
-                self.world.fail(format!("connection {} is quiet, and drained on", self.conn.record));
+                let record = self.conn.record;
+                self.world.fail(format!("nothing is open on connection {record}, and it is drained on"));
             }
             was_quiet = quiet;
         }

@@ -23,7 +23,12 @@ use super::{
 };
 use crate::{
     error::LinkEnd,
-    rpc::{connection::Connection, hub::Hub, options::Options, waiters::lock},
+    rpc::{
+        connection::Connection,
+        hub::Hub,
+        options::Options,
+        waiters::{lock, try_lock},
+    },
     session::{
         answer::Verdict,
         connections::{ConnKey, TooMany},
@@ -101,6 +106,12 @@ impl World {
 
     pub(super) fn take_trace(&self) -> Vec<String> {
         self.trace.as_ref().map(|trace| std::mem::take(&mut *lock(trace))).unwrap_or_default()
+    }
+
+    /// The trace's last lines, unless there is none, or whoever writes it hangs.
+    pub(super) fn last_lines(&self, most: usize) -> Vec<String> {
+        let Some(trace) = self.trace.as_ref().and_then(try_lock) else { return Vec::new() };
+        trace.iter().skip(trace.len().saturating_sub(most)).cloned().collect()
     }
 
     /// Something is not as it must be. The first of these is what is reported.
