@@ -176,7 +176,7 @@ fn what_is_to_be_simulated_happens() {
     let happened: BTreeSet<_> = (0..300).flat_map(|seed| run(seed, false).happened).collect();
     let calls = [
         "Echo", "Slow", "Take", "Units", "Many", "Give", "Stream", "Open", "Both", "Back", "On", "Through",
-        "Within",
+        "Within", "Marked",
     ];
     let outcomes =
         ["User", "UnknownMethod", "InvalidPayload", "Cancelled", "TimedOut", "Ended", "Refused", "Dropped"];

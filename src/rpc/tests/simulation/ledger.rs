@@ -65,6 +65,8 @@ pub(super) enum Kind {
     TooLong,
     LongAnswer,
     Twice,
+    /// Made again and again, and run once.
+    Marked,
     /// No call: a stream within one process.
     Within,
 }
@@ -118,6 +120,8 @@ pub(super) struct Op {
     pub(super) timeout: Option<Duration>,
     /// The call's own, or that of the handler that makes it.
     pub(super) deadline: Option<Instant>,
+    /// The request that it repeats: the first call of it. For marked ones.
+    pub(super) repeats: Option<usize>,
     /// It was made: what comes before it may have been dropped.
     pub(super) made: bool,
     pub(super) starts: u32,
@@ -279,6 +283,7 @@ impl Ledger {
             side,
             timeout: None,
             deadline: None,
+            repeats: None,
             made: false,
             starts: 0,
             returns: 0,
@@ -346,13 +351,17 @@ impl Ledger {
         let served = conn.serves[other(op.side)];
         let root = self.root(op.conn);
         let draining = conn.draining[other(op.side)] || root.draining[other(op.side)];
+        let (starts, returns) = self.runs(token);
         let legal = match outcome {
+            Outcome::Ok if kind == Kind::Marked => starts == 1 && returns == 1,
             Outcome::Ok => kind.may_succeed() && op.starts == 1 && op.returns == 1,
             Outcome::User => kind.may_say_no() && op.starts == 1 && op.returns == 1,
             Outcome::UnknownMethod => (kind == Kind::Unknown || !served) && op.starts == 0,
             Outcome::InvalidPayload => kind == Kind::Invalid && op.starts == 0,
             Outcome::Cancelled => {
                 (kind.may_break() && op.starts == 1)
+                    // What became of the one run is not known: it was stopped.
+                    || (kind == Kind::Marked && starts == 1 && returns == 0)
                     || over
                     || ((self.crowded || self.few_channels || draining) && op.starts == 0)
             }
@@ -371,6 +380,8 @@ impl Ledger {
         let (conn, root) = (&self.conns[op.conn], self.root(op.conn));
         let drained = conn.draining[callee] || root.draining[callee];
         judge(!drained, || format!("a drained connection serves call {token}: {op:?}"))?;
+        let (starts, _) = self.runs(token);
+        judge(starts == 0, || format!("call {token} runs what has run before: {op:?}"))?;
         judge(conn.serves[callee], || format!("call {token} is served where nobody serves: {op:?}"))?;
         let at_once = self
             .ops
@@ -380,6 +391,14 @@ impl Ledger {
         judge(running < root.most[callee], || {
             format!("{running} handlers run, and call {token} starts: {root:?}")
         })
+    }
+
+    /// How often the request of a call was started, and has returned, whichever of its calls did that.
+    fn runs(&self, token: usize) -> (u32, u32) {
+        let request = self.ops[token].repeats.unwrap_or(token);
+        let calls = self.ops.iter().enumerate();
+        let same = calls.filter(|(call, op)| op.repeats.unwrap_or(*call) == request);
+        same.fold((0, 0), |(starts, returns), (_, op)| (starts + op.starts, returns + op.returns))
     }
 
     /// Whether a connection, or, for the root, one of its link, is meant by another one.
@@ -404,6 +423,8 @@ impl Ledger {
         let runs = self
             .ops
             .iter()
+            // One that may be asked for again outlives the connection that it came on.
+            .filter(|op| op.kind != Kind::Marked || self.conns[op.conn].left == [false; 2])
             .find(|op| op.running > 0 && other(op.side) == side && self.is_meant(op.conn, conn));
         judge(runs.is_none(), || format!("connection {conn} is drained, and this runs: {runs:?}"))?;
         let open = streams.iter().find(|id| {

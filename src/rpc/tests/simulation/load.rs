@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::{
     chance::{Apart, Patience, dawdle, endure, millis, one_in, pick},
     ledger::{Decision, Kind, Outcome},
-    service::{self, MANY_ELEMENTS, Service, tag, tagged},
+    service::{self, MANY_ELEMENTS, tag, tagged},
     streams::{At, Feeder, Item, Reader},
     world::{Conn, World},
 };
@@ -21,6 +21,7 @@ use crate::rpc::{
     connect::ConnectOptions,
     connection::Drained,
     context::Context,
+    dedup::Nonce,
     errors::{CallError, ConnectError, Never, Refusal},
     method::Method,
     rx::Rx,
@@ -116,7 +117,7 @@ impl Caller {
     }
 
     async fn something(&self) {
-        match fastrand::u32(..25) {
+        match fastrand::u32(..26) {
             0..3 => drop(self.plain().await),
             3 => self.fail().await,
             4 => self.unit(Kind::Panic, &service::PANIC).await,
@@ -143,6 +144,7 @@ impl Caller {
                 .await;
             }
             22 => self.within().await,
+            23 => self.marked().await,
             _ => self.visit().await,
         }
     }
@@ -186,6 +188,9 @@ impl Caller {
             }
         }
         let mut call = self.conn.connection.call::<A, T, E>(method, arguments);
+        if let Some(request) = lock(&world.ledger).ops[token].repeats {
+            call = call.with_nonce(Nonce::from_bytes((request as u128).to_le_bytes()));
+        }
         if let Some(timeout) = timeout {
             call = call.with_timeout(timeout);
         }
@@ -217,6 +222,34 @@ impl Caller {
             self.world.fail(format!("call {token} returned something else"));
         }
         Some(())
+    }
+
+    /// A request that is made again, also while it runs, and also on another connection of the link.
+    async fn marked(&self) {
+        let first = self.begin(Kind::Marked);
+        lock(&self.world.ledger).ops[first].repeats = Some(first);
+        let link = self.world.link_of(self.conn.record);
+        let root = self.world.root(link, self.conn.side).unwrap_or_else(|| self.conn.clone());
+        let others = [self.clone(), Caller { world: Arc::clone(&self.world), conn: root }];
+        let again = async {
+            for caller in others {
+                dawdle().await;
+                let token = caller.begin(Kind::Marked);
+                lock(&self.world.ledger).ops[token].repeats = Some(first);
+                caller.mark(token, first).await;
+            }
+        };
+        tokio::join!(Apart::new(self.mark(first, first)), Apart::new(again));
+    }
+
+    /// One call of a request that is marked.
+    async fn mark(&self, token: usize, first: usize) {
+        let called = self.call::<_, u64, Never>(token, &service::MARKED, (token as u64,)).await;
+        let Some(Ok(ran)) = called else { return };
+        let ran = lock(&self.world.ledger).ops.get(ran as usize).map(|op| (op.repeats, op.starts));
+        if ran != Some((Some(first), 1)) {
+            self.world.fail(format!("call {token} has the answer to another request, of {ran:?}"));
+        }
     }
 
     /// Whether a call still goes through.
@@ -453,7 +486,7 @@ impl Caller {
         world.note(|| format!("connection {record}: asked for by side {side} of link {link}"));
         let mut options = ConnectOptions::new().metadata(tagged(record));
         if serves[side] {
-            options = options.serve(Service { world: Arc::clone(world), side });
+            options = options.serve(world.service(link, side));
         }
         let waiting = world.wait(format!("who asks for connection {record}"));
         let connected = endure(Patience::random(), self.conn.connection.connect(options)).await;

@@ -51,6 +51,7 @@ methods! {
     THROUGH 15 false
     LONG_ANSWER 16 false
     TWICE 17 false
+    MARKED 18 false
 }
 
 /// Served by nobody.
@@ -169,6 +170,15 @@ impl Service {
             }),
             id if id == TWICE.id => request
                 .serve(&TWICE, move |(token, _, _): (u64, Rx<Item>, Tx<Item>)| run(&world, token, async {})),
+            id if id == MARKED.id => request.serve(&MARKED, move |(token,): (u64,)| {
+                run(&world, token, async move {
+                    dawdle().await;
+                    if one_in(10) {
+                        give_up();
+                    }
+                    token
+                })
+            }),
             _ => request.unknown_method(),
         }
     }
@@ -345,7 +355,7 @@ fn decide(world: &Arc<World>, side: usize, incoming: IncomingConnection) {
             lock(&world.ledger).conns[record].serves[side] = serves;
             let mut options = ConnectOptions::new().metadata(tagged(record));
             if serves {
-                options = options.serve(Service { world: Arc::clone(world), side });
+                options = options.serve(world.service(world.link_of(record), side));
             }
             if let Ok(connection) = incoming.accept(options) {
                 let caller = Caller { world: Arc::clone(world), conn: Conn { connection, record, side } };

@@ -25,6 +25,7 @@ use crate::{
     error::LinkEnd,
     rpc::{
         connection::Connection,
+        dedup::Deduplicate,
         hub::Hub,
         options::Options,
         waiters::{lock, try_lock},
@@ -49,6 +50,8 @@ pub(super) struct World {
     tasks: Mutex<Tasks>,
     pub(super) ledger: Mutex<Ledger>,
     links: Mutex<Vec<Arc<Link>>>,
+    /// What is served, by link and side: on all of its connections the same.
+    services: Mutex<BTreeMap<(usize, usize), Deduplicate<Service>>>,
 }
 
 #[derive(Default)]
@@ -93,6 +96,7 @@ impl World {
             tasks: Mutex::default(),
             ledger: Mutex::default(),
             links: Mutex::default(),
+            services: Mutex::default(),
         })
     }
 
@@ -166,10 +170,17 @@ impl World {
         Arc::clone(&lock(&self.links)[index])
     }
 
-    /// Lets go of the links, which know the world.
+    /// What a side of a link serves.
+    pub(super) fn service(self: &Arc<Self>, link: usize, side: usize) -> Deduplicate<Service> {
+        let new = || Deduplicate::new(Service { world: Arc::clone(self), side });
+        lock(&self.services).entry((link, side)).or_insert_with(new).clone()
+    }
+
+    /// Lets go of the links and the services, which know the world.
     pub(super) fn close(&self) {
         let links = std::mem::take(&mut *lock(&self.links));
-        drop(links);
+        let services = std::mem::take(&mut *lock(&self.services));
+        drop((links, services));
     }
 
     /// The connection on which the middle session goes on calling: what came on `link` goes out on the other one.
@@ -294,8 +305,7 @@ impl World {
                 if few_channels {
                     settings = settings.max_channels(pick(&[2, 3, 8]));
                 }
-                let service = Service { world: Arc::clone(self), side };
-                let mut options = Options::new().settings(settings).serve(service);
+                let mut options = Options::new().settings(settings).serve(self.service(link, side));
                 if !one_in(8) {
                     let world = Arc::clone(self);
                     options = options.on_connect(move |incoming| on_connect(&world, side, incoming));
