@@ -11,7 +11,7 @@
 use std::{
     collections::VecDeque,
     mem,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, OnceLock, Weak},
     task::{Context, Poll, Waker},
 };
 
@@ -26,12 +26,12 @@ use super::{
 use crate::{
     error::LinkEnd,
     link::{
-        Body, ChannelRef, CreditTable, Head, Limits, Message, Parts, Publish, Receiver, Role, SendFault,
-        Sender, Sink, Watcher,
+        Body, ChannelRef, CreditTable, Head, Interrupt, Limits, Message, Parts, Publish, Receiver, Role,
+        SendFault, Sender, Sink, Watcher,
         codec::{decode_message, encode_head, message_limit},
         message::encode_into,
     },
-    rpc::waiters::lock,
+    rpc::{hub::Hub, waiters::lock},
 };
 
 /// One of the two directions, by the side that sends: 0 is the initiator.
@@ -51,6 +51,9 @@ pub(super) struct Wire {
     pipes: [Pipe; 2],
     pub(super) notary: Mutex<Notary>,
     table: Option<Arc<Table>>,
+    /// Callers may receive, too.
+    shared: bool,
+    hubs: OnceLock<[Weak<Hub>; 2]>,
 }
 
 /// How one direction behaves.
@@ -148,11 +151,13 @@ impl Wire {
             pipes: [pipe(), pipe()],
             notary: Mutex::new(Notary::new(window.into(), table.clone())),
             table,
+            shared: one_in(2),
+            hubs: OnceLock::new(),
             world,
         });
         wire.world.note(|| {
             let table = wire.table.as_ref().map(|table| table.capacity());
-            format!("link {index}: {:?}, table {table:?}", wire.limits)
+            format!("link {index}: {:?}, table {table:?}, shared {}", wire.limits, wire.shared)
         });
         for from in [0, 1] {
             let manner = wire.pipes[from].manner;
@@ -185,12 +190,18 @@ impl Wire {
                 wire: Arc::clone(self),
                 from: other(side),
                 asleep: true,
+                driver: None,
                 channels: Vec::new(),
             }),
             watcher: table.clone().map(|table| Box::new(Bell(table)) as Box<dyn Watcher>),
             credit: table.map(|table| table as Arc<dyn CreditTable>),
-            interrupt: None,
+            interrupt: self.shared.then(|| Arc::new(NobodySleeps) as Arc<dyn Interrupt>),
         }
+    }
+
+    /// The hubs that were made of its parts, by side.
+    pub(super) fn set_hubs(&self, hubs: [Weak<Hub>; 2]) {
+        let _ = self.hubs.set(hubs);
     }
 
     /// Couriers that this link has on the road while it is open.
@@ -332,6 +343,14 @@ enum Next {
 }
 
 impl Pipe {
+    /// The first of what flies arrives before its time, and wakes nobody: whoever is to be woken is returned.
+    fn land_early(&self) -> Option<Waker> {
+        let mut state = lock(&self.state);
+        let (_, packet) = state.flying.pop_front()?;
+        state.arrived.push_back(packet);
+        state.receiver.take()
+    }
+
     /// What flies and whose time has come arrives.
     fn land(&self) -> Next {
         let mut state = lock(&self.state);
@@ -488,6 +507,8 @@ struct SimReceiver {
     wire: Arc<Wire>,
     from: Side,
     asleep: bool,
+    /// The task that is woken for what arrives.
+    driver: Option<Waker>,
     channels: Vec<ChannelRef>,
 }
 
@@ -542,6 +563,7 @@ impl Receiver for SimReceiver {
 
     fn poll_receive(&mut self, cx: &mut Context<'_>, sink: &mut dyn Sink) -> Poll<Result<usize, LinkEnd>> {
         self.asleep = true;
+        self.driver = Some(cx.waker().clone());
         if one_in(30) {
             self.asleep = false; // as one that spins
             cx.waker().wake_by_ref();
@@ -559,6 +581,37 @@ impl Receiver for SimReceiver {
     fn asleep(&self) -> bool {
         self.asleep
     }
+
+    /// A caller has the role, in the middle of a turn: nobody else can send meanwhile.
+    fn spin(&mut self) -> bool {
+        !lock(&self.pipe().state).arrived.is_empty()
+    }
+
+    /// What arrives behind the last look wakes the driver while the role is still taken. It would run on another
+    /// thread then. Here is what it does there, without the thread: it looks for the role, and sleeps again.
+    fn hand_back(&mut self) -> bool {
+        let arrived = {
+            let mut state = lock(&self.pipe().state);
+            state.receiver.clone_from(&self.driver);
+            !state.arrived.is_empty()
+        };
+        let hub = self.wire.hubs.get().and_then(|hubs| hubs[other(self.from)].upgrade());
+        if let Some(hub) = hub
+            && one_in(2)
+            && self.pipe().land_early().is_some()
+            && hub.take_role().is_some()
+        {
+            self.wire.world.fail("two have the receive role".into());
+        }
+        arrived
+    }
+}
+
+/// No thread sleeps on the link.
+struct NobodySleeps;
+
+impl Interrupt for NobodySleeps {
+    fn interrupt(&self) {}
 }
 
 impl Drop for SimReceiver {

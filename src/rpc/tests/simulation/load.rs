@@ -117,7 +117,7 @@ impl Caller {
     }
 
     async fn something(&self) {
-        match fastrand::u32(..26) {
+        match fastrand::u32(..27) {
             0..3 => drop(self.plain().await),
             3 => self.fail().await,
             4 => self.unit(Kind::Panic, &service::PANIC).await,
@@ -145,6 +145,7 @@ impl Caller {
             }
             22 => self.within().await,
             23 => self.marked().await,
+            24 => self.chat().await,
             _ => self.visit().await,
         }
     }
@@ -274,6 +275,13 @@ impl Caller {
             && said != token as u64
         {
             self.world.fail(format!("call {token} was told something else"));
+        }
+    }
+
+    /// Calls one behind the other. The only caller of a link looks for its answer itself.
+    async fn chat(&self) {
+        for _ in 0..fastrand::u32(..20) {
+            self.plain().await;
         }
     }
 

@@ -313,6 +313,7 @@ impl World {
                 Connection::start(wire.parts(side), &options)
             });
             let hubs = [0, 1].map(|side: usize| Arc::downgrade(handles[side].hub()));
+            wire.set_hubs(hubs.clone());
             Arc::new(Link { wire, root, handles: Mutex::new(handles.map(Some)), hubs })
         });
         let opened = opened.collect();
