@@ -343,11 +343,12 @@ enum Next {
 }
 
 impl Pipe {
-    /// The first of what flies arrives before its time, and wakes nobody: whoever is to be woken is returned.
+    /// The first of what flies, if anything does, arrives before its time. Whoever is to be woken is returned.
     fn land_early(&self) -> Option<Waker> {
         let mut state = lock(&self.state);
-        let (_, packet) = state.flying.pop_front()?;
-        state.arrived.push_back(packet);
+        if let Some((_, packet)) = state.flying.pop_front() {
+            state.arrived.push_back(packet);
+        }
         state.receiver.take()
     }
 
@@ -587,8 +588,9 @@ impl Receiver for SimReceiver {
         !lock(&self.pipe().state).arrived.is_empty()
     }
 
-    /// What arrives behind the last look wakes the driver while the role is still taken. It would run on another
-    /// thread then. Here is what it does there, without the thread: it looks for the role, and sleeps again.
+    /// Behind the last look a message may arrive, or the peer may ring for another reason, which wakes the driver
+    /// while the role is still taken. It would run on another thread then. Here is what it does there, without the
+    /// thread: it looks for the role, and sleeps again. It was woken, so that nothing will wake it for what comes.
     fn hand_back(&mut self) -> bool {
         let arrived = {
             let mut state = lock(&self.pipe().state);

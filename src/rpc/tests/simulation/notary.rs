@@ -75,11 +75,6 @@ impl Notary {
         Notary { window, table, connections: [(0, root)].into(), connects: Default::default() }
     }
 
-    /// Whether a side said goodbye to the link.
-    pub(super) fn said_goodbye(&self, side: usize) -> bool {
-        self.connections[&0].over[side]
-    }
-
     /// The calls whose answers were handed out, by the ledger's numbers, and how they went.
     pub(super) fn answered(&self) -> impl Iterator<Item = (u64, Verdict)> {
         let requests = self.connections.values().flat_map(|open| open.requests.iter().flatten());
