@@ -117,6 +117,7 @@
 //! | stream | [`Tx`], [`Rx`], [`channel()`], [`Permit`] |
 //! | know who calls, call back from a handler | [`Context`] |
 //! | serve several services on one connection, add and remove them | [`Router`] |
+//! | pass calls on to another process, unread | [`proxy`], [`IncomingRequest::forward`] |
 //! | open further connections on a link, each with a service of its own | [`Connection::connect`], [`Options::on_connect`] |
 //! | repeat a call whose outcome is not known, and have it run once | [`Call::with_nonce`], [`Deduplicate`] |
 //! | learn why the peer does not know a method, or what it offers | [`Connection::explain`], [`Connection::describe`] |
@@ -146,7 +147,7 @@
 //! ```text
 //!   your traits                 #[adjoin::service]
 //!   ───────────────────────────────────────────────────────────────────────────────
-//!   compose    building blocks made of connections, calls and streams: Router
+//!   compose    building blocks made of connections, calls and streams: Router, proxy
 //!   open       where connections come from: spawn and cell, stream, local
 //!   rpc        calls, dispatch, Tx and Rx; the driver: one task a link
 //!   session    the protocol: messages in, deliveries out; no socket, clock, task or lock
@@ -190,6 +191,7 @@ mod settings;
 mod shm;
 mod strict;
 
+pub use compose::proxy;
 pub use compose::router::{Route, RouteError, Router};
 pub use error::{ConnectionEnd, LinkEnd, Violation};
 #[cfg(target_os = "linux")]
@@ -201,7 +203,7 @@ pub use rpc::{
     call::Call,
     caller::Caller,
     connect::ConnectOptions,
-    connection::{Connection, Drained},
+    connection::{Connection, Drained, WeakConnection},
     context::Context,
     dedup::{Deduplicate, Nonce},
     dispatch::{Dispatch, IncomingRequest, ServiceDispatcher},

@@ -2,6 +2,8 @@
 //!
 //! | file | is |
 //! |---|---|
+//! | `proxy` | passing calls on without knowing what they say |
 //! | `router` | several services on one connection, by method; they come and go while links run |
 
+pub mod proxy;
 pub(crate) mod router;

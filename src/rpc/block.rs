@@ -16,7 +16,7 @@ use std::{
     thread::{self, Thread},
 };
 
-use super::{deliver::Deliver, hub::Hub, waiters::try_lock};
+use super::{context, deliver::Deliver, hub::Hub, waiters::try_lock};
 use crate::link::{Interrupt, Receiver};
 
 /// Runs a future on this thread, which parks while it waits.
@@ -73,6 +73,7 @@ fn run<F: Future>(future: F, hub: Option<&Arc<Hub>>) -> F::Output {
 /// it parks: the driver may be waiting for it.
 fn receive_until_woken(hub: &Arc<Hub>, mut receiver: MutexGuard<'_, Box<dyn Receiver>>, blocked: &Blocked) {
     let driver = hub.driver_waker();
+    let _outside = context::Context::step_out(); // what is dispatched meanwhile is not this caller's doing
     let mut may_sleep = true;
     while may_sleep {
         let mut sink = Deliver::new(hub);

@@ -80,7 +80,6 @@ impl Caller {
     }
 
     /// Makes a call whose types are not known.
-    #[allow(dead_code, reason = "the first that manages calls is yet to come")]
     pub(crate) fn start(self, call: OutgoingCall) -> Replying {
         match self.route {
             Route::Direct(connection) => {

@@ -6,12 +6,13 @@
 //!              └── Tx passed ──> Receiving   (the peer feeds our Rx)
 //!
 //!              ┌── read as Rx ─> Receiving
-//!   Arrived ───┤
+//!   Open ──────┤
 //!              └── read as Tx ─> Sending
 //! ```
 //!
 //! Until its handle is decoded, a channel that arrived does not know its direction; elements that come for
-//! it are kept, since Data may follow its Request or Response at once.
+//! it are kept, since Data may follow its Request or Response at once. One that is relayed begins in the same
+//! way, on both of its connections: nobody decodes its handle.
 //!
 //! Elements are kept encoded, see `elements`.
 //!
@@ -82,6 +83,8 @@ impl Drop for Remote {
 pub(crate) enum Half {
     Tx,
     Rx,
+    /// Of a channel that is relayed: which one it is only its two ends know.
+    Unknown,
 }
 
 /// Which way a channel goes, seen from here.
@@ -89,8 +92,9 @@ pub(crate) enum Half {
 pub(crate) enum Way {
     /// Both halves are in this process, and no link is involved.
     Local,
-    /// It arrived in a message, and its handle has not been read.
-    Arrived,
+    /// It belongs to a link, and which way it goes is not known yet: it arrived in a message, and its handle has not
+    /// been read, or it is relayed.
+    Open,
     /// Our `Tx` feeds the peer.
     Sending,
     /// The peer feeds our `Rx`.
@@ -146,7 +150,7 @@ impl Channel {
         reference: ChannelRef,
         window: u32,
     ) -> Arc<Self> {
-        let channel = Self::new(Way::Arrived, window);
+        let channel = Self::new(Way::Open, window);
         let credit = SendWindow::new(window);
         let hub = Arc::clone(connection.hub());
         hub.theirs_opened(); // and gone with the `Remote`
@@ -220,6 +224,7 @@ impl Channel {
     pub(crate) fn claimed_as(&self, half: Half) -> bool {
         let mut state = lock(&self.state);
         match half {
+            Half::Unknown => {}
             Half::Rx => state.way = Way::Receiving,
             // Elements came for what is now ours to send, or its end.
             Half::Tx if !state.queue.is_empty() || matches!(state.end, Some(End::Closed)) => return false,
@@ -240,6 +245,11 @@ impl Channel {
         let window = remote.window;
         let _ = self.remote.set(remote);
         match half {
+            Half::Unknown => {
+                state.way = Way::Open;
+                state.window = ReceiveWindow::new(window);
+                if state.end.is_some() { Passed::Reset } else { Passed::Done }
+            }
             Half::Tx => {
                 state.way = Way::Receiving;
                 state.uncredited = state.window.outstanding();
@@ -296,7 +306,7 @@ impl Channel {
         len: usize,
     ) -> Result<Option<Waker>, Violation> {
         let mut state = lock(&self.state);
-        if !matches!(state.way, Way::Receiving | Way::Arrived) {
+        if !matches!(state.way, Way::Receiving | Way::Open) {
             return Err(Violation::UnknownChannel { channel_id });
         }
         if state.end.is_some() {
@@ -375,6 +385,11 @@ pub(crate) enum Passed {
 }
 
 impl State {
+    /// From now on no more than one window waits here.
+    pub(crate) fn keep_to_window(&mut self) {
+        self.window.make_exact();
+    }
+
     fn report(&mut self, taken: usize) -> Option<Grant> {
         let before = self.uncredited.min(taken as u64);
         self.uncredited -= before;
@@ -399,6 +414,11 @@ impl Unclaimed {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.channels.is_empty()
+    }
+
+    /// Those that are left.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<Channel>> {
+        self.channels.iter()
     }
 }
 

@@ -1,6 +1,12 @@
 //! The handle of a connection.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use tokio::task::JoinHandle;
 
 use super::{
     call::Call,
@@ -101,6 +107,18 @@ impl Connection {
     #[inline]
     pub(crate) fn key(&self) -> ConnKey {
         self.guard.state.key
+    }
+
+    /// A handle that does not keep the connection open: for a service that calls back over the connection that it
+    /// serves, or over one whose service holds this one. With a full handle neither would ever end by itself.
+    #[must_use]
+    pub fn downgrade(&self) -> WeakConnection {
+        WeakConnection { guard: Arc::downgrade(&self.guard) }
+    }
+
+    /// Runs a task where the link's driver runs.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
+        self.hub().runtime.spawn(task)
     }
 
     /// Prepares a call of a method; generated clients do this.
@@ -234,6 +252,20 @@ impl Connection {
     pub fn limits(&self) -> (u32, u32) {
         let limits = self.hub().limits;
         (limits.max_payload_size, limits.initial_channel_credit)
+    }
+}
+
+/// A connection that this does not keep open. Made by [`Connection::downgrade`].
+#[derive(Clone, Debug)]
+pub struct WeakConnection {
+    guard: Weak<Guard>,
+}
+
+impl WeakConnection {
+    /// The connection, if anything still keeps it open.
+    #[must_use]
+    pub fn upgrade(&self) -> Option<Connection> {
+        self.guard.upgrade().map(Connection::from_guard)
     }
 }
 

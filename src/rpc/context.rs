@@ -61,6 +61,11 @@ impl Context {
         CURRENT.with_borrow(|context| context.as_ref().and_then(|context| context.deadline))
     }
 
+    /// Until the guard is dropped, this thread is in no handler: for a handler's thread that does the link's work.
+    pub(crate) fn step_out() -> SteppedOut {
+        SteppedOut(CURRENT.take())
+    }
+
     /// The connection on which the request came. Calls back go out on it.
     #[must_use]
     pub fn connection(&self) -> &Connection {
@@ -95,6 +100,15 @@ impl Context {
     /// Runs a future so that it finds this context, for tasks that a handler starts.
     pub fn scope<F: Future>(&self, future: F) -> impl Future<Output = F::Output> + use<F> {
         InContext { context: Some(self.clone()), future: Box::pin(future) }
+    }
+}
+
+/// Puts the context back that [`Context::step_out`] took away.
+pub(crate) struct SteppedOut(Option<Context>);
+
+impl Drop for SteppedOut {
+    fn drop(&mut self) {
+        CURRENT.set(self.0.take());
     }
 }
 

@@ -13,6 +13,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, MutexGuard},
     task::Waker,
+    time::Instant,
 };
 
 use super::{
@@ -74,6 +75,7 @@ enum Todo<'m> {
         connection: Connection,
         request: Incoming<'m>,
         channels: Unclaimed,
+        deadline: Option<Instant>,
     },
     Refuse {
         conn: ConnKey,
@@ -233,7 +235,7 @@ impl<'h> Deliver<'h> {
         {
             hub.wake_driver();
         }
-        Todo::Serve { connection, request, channels }
+        Todo::Serve { connection, request, channels, deadline }
     }
 
     /// "A Response's channels exist for the caller from the moment the Response arrives."
@@ -329,8 +331,8 @@ impl<'h> Deliver<'h> {
         let hub = self.hub;
         match todo {
             Todo::Nothing => {}
-            Todo::Serve { connection, request, channels } => {
-                IncomingRequest::arrived(connection, request, channels).dispatch();
+            Todo::Serve { connection, request, channels, deadline } => {
+                IncomingRequest::arrived(connection, request, channels, deadline).dispatch();
             }
             Todo::Refuse { conn, request_id } => Responder::refuse_unopened(hub, conn, request_id),
             Todo::Complete { slot, answer, dead } => {

@@ -1,12 +1,13 @@
 //! Requests and what serves them.
 
 use std::{
+    borrow::Cow,
     future::Future,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     sync::Arc,
     task::{Context as TaskContext, Poll, Waker},
-    time::Duration,
+    time::Instant,
 };
 
 use serde::Serialize;
@@ -14,7 +15,6 @@ use tokio::task::AbortHandle;
 
 use super::{
     channel::Unclaimed,
-    clock::now,
     connection::Connection,
     context::{Context, InContext},
     dedup::{Joint, Recorder},
@@ -23,6 +23,7 @@ use super::{
     introspection,
     method::{Method, Service},
     method_id::MethodId,
+    reason::Reason,
     respond::Responder,
     scope,
     waiters::lock,
@@ -53,33 +54,38 @@ pub trait ServiceDispatcher: Send + Sync + 'static {
 /// What became of a request. Made by the methods of [`IncomingRequest`].
 #[derive(Debug)]
 #[must_use]
-pub struct Dispatch(());
+pub struct Dispatch(pub(super) ());
 
 /// A request that waits to be served. Dropped unserved it is answered Cancelled.
 pub struct IncomingRequest<'a> {
-    responder: Responder,
-    method_id: MethodId,
-    request_id: u64,
-    conn: ConnKey,
-    timeout: Option<Duration>,
-    metadata: Metadata,
-    channels: Unclaimed,
-    payload: &'a [u8],
-    connection: Connection,
+    pub(super) responder: Responder,
+    pub(super) method_id: MethodId,
+    pub(super) request_id: u64,
+    pub(super) conn: ConnKey,
+    pub(super) deadline: Option<Instant>,
+    pub(super) metadata: Metadata,
+    pub(super) channels: Unclaimed,
+    pub(super) payload: Cow<'a, [u8]>,
+    pub(super) connection: Connection,
 }
 
 impl<'a> IncomingRequest<'a> {
-    pub(crate) fn arrived(connection: Connection, request: Incoming<'a>, channels: Unclaimed) -> Self {
+    pub(crate) fn arrived(
+        connection: Connection,
+        request: Incoming<'a>,
+        channels: Unclaimed,
+        deadline: Option<Instant>,
+    ) -> Self {
         let Incoming { conn, request_id, .. } = request;
         IncomingRequest {
             responder: Responder::new(connection.clone(), conn, request_id, request.channels),
             method_id: MethodId::new(request.method_id),
             request_id: request.request_id,
             conn: request.conn,
-            timeout: request.timeout,
+            deadline,
             metadata: request.metadata,
             channels,
-            payload: request.payload,
+            payload: Cow::Borrowed(request.payload),
             connection,
         }
     }
@@ -125,6 +131,68 @@ impl<'a> IncomingRequest<'a> {
     /// Answers with an error of the protocol.
     pub(crate) fn refuse(self, verdict: Verdict) -> Dispatch {
         self.responder.refuse(verdict);
+        Dispatch(())
+    }
+
+    /// The connection on which it came.
+    #[must_use]
+    pub fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    /// When its handler is to be done, if the call has a timeout.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// Answers [`Rejected`](crate::CallError::Rejected): it was not served, for a reason that the caller is shown.
+    /// One that is longer than 1 KiB is cut there.
+    pub fn reject(self, reason: impl Into<String>) -> Dispatch {
+        self.responder.cancel(&Reason::Rejected(reason.into()));
+        Dispatch(())
+    }
+
+    /// The same request with its payload copied, so that it can wait to be served.
+    fn into_owned(self) -> IncomingRequest<'static> {
+        let IncomingRequest { payload, .. } = self;
+        IncomingRequest {
+            payload: Cow::Owned(payload.into_owned()),
+            responder: self.responder,
+            method_id: self.method_id,
+            request_id: self.request_id,
+            conn: self.conn,
+            deadline: self.deadline,
+            metadata: self.metadata,
+            channels: self.channels,
+            connection: self.connection,
+        }
+    }
+
+    /// Serves the request later, when `ready` is done; what was sent on its streams waits, too. Cancel, the request's
+    /// deadline and the end of its connection end the wait.
+    ///
+    /// A waiting request counts as one that runs.
+    pub fn serve_later<F>(
+        self,
+        ready: F,
+        serve: impl FnOnce(IncomingRequest<'static>) -> Dispatch + Send + 'static,
+    ) -> Dispatch
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let request = self.into_owned();
+        let hub = Arc::clone(request.connection.hub());
+        let (conn, request_id) = (request.conn, request.request_id);
+        // What it is served by takes the place of the one that waits, so that one has to have it first.
+        let (waits, goes_on) = tokio::sync::oneshot::channel::<()>();
+        spawn(&hub, conn, request_id, false, async move {
+            let _ = goes_on.await;
+            ready.await;
+            // A `Deserialize` of the application may panic: that costs its own request.
+            let _ = serve(request);
+        });
+        let _ = waits.send(());
         Dispatch(())
     }
 
@@ -203,7 +271,7 @@ impl<'a> IncomingRequest<'a> {
         Answer: Future<Output = ()> + Send + 'static,
     {
         let nesting = self.connection.hub().max_nesting;
-        let (arguments, complete) = scope::decoding(self.channels, || Args::decode(self.payload, nesting));
+        let (arguments, complete) = scope::decoding(self.channels, || Args::decode(&self.payload, nesting));
         let arguments = match arguments {
             Ok(arguments) if complete => arguments,
             // "Arguments that do not decode (trailing bytes included): `01 02`."
@@ -214,7 +282,7 @@ impl<'a> IncomingRequest<'a> {
                 return Dispatch(());
             }
         };
-        let deadline = self.timeout.and_then(|timeout| now().checked_add(timeout));
+        let deadline = self.deadline;
         let context = Context::new(self.connection.clone(), self.request_id, method, self.metadata, deadline);
         let outlives = self.responder.is_recorded();
         let run = InContext::new(context, answer(handler(arguments), self.responder));
@@ -242,9 +310,9 @@ impl std::fmt::Debug for IncomingRequest<'_> {
 
 /// Runs a handler: in place if it is `inline` and does not wait, as a task otherwise. A handler that panics
 /// drops its responder, which answers Cancelled; the panic is reported by the process's panic hook.
-fn start<F>(hub: &Hub, conn: ConnKey, request_id: u64, inline: bool, outlives: bool, mut run: InContext<F>)
+pub(super) fn start<F>(hub: &Hub, conn: ConnKey, request_id: u64, inline: bool, outlives: bool, mut run: F)
 where
-    F: Future<Output = ()> + Send + 'static,
+    F: Future<Output = ()> + Send + Unpin + 'static,
 {
     if inline {
         let mut cx = TaskContext::from_waker(Waker::noop());

@@ -149,6 +149,16 @@ impl Reading {
         self.batch.bytes.get(place).unwrap_or_default()
     }
 
+    /// Takes back the element that [`next`](Reading::next) gave last, of so many bytes, which nobody has counted yet.
+    pub(crate) fn put_back(&mut self, len: usize) {
+        if len == 0 {
+            self.run += 1;
+            return;
+        }
+        self.at -= LENGTH + len;
+        self.taken -= len;
+    }
+
     /// Exchanges the used batch for what is queued. `false`: nothing is.
     pub(crate) fn refill(&mut self, queue: &mut Elements) -> bool {
         self.batch.clear();

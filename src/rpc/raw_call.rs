@@ -83,7 +83,6 @@ impl CallOptions {
 }
 
 /// The answer to a call, whatever it says.
-#[allow(dead_code, reason = "the first that manages calls is yet to come")]
 pub(crate) struct Reply {
     pub(crate) payload: Vec<u8>,
     /// The channels that it opened.
@@ -246,6 +245,8 @@ fn look_ahead(hub: &Arc<Hub>, caller: &Waker) {
     }
     let Some(mut receiver) = try_lock(&hub.receive) else { return };
     if receiver.spin() {
+        // What is dispatched meanwhile is not this caller's doing.
+        let _outside = Context::step_out();
         let mut sink = Deliver::new(hub);
         let drained = receiver.drain(&mut sink);
         if let Some(end) = sink.finish().or(drained.err()) {

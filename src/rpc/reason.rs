@@ -6,7 +6,6 @@
 use super::errors::CallError;
 use crate::session::metadata::Metadata;
 
-#[allow(dead_code, reason = "the first that manages calls is yet to come")]
 /// What is known of a call that was answered Cancelled.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Reason {
@@ -23,7 +22,6 @@ const UPSTREAM_ENDED: &str = "adjoin-upstream-ended";
 /// Bytes of a reason that travel at most; longer ones are cut.
 pub(crate) const MAX_REASON: usize = 1024;
 
-#[allow(dead_code, reason = "the first that manages calls is yet to come")]
 impl Reason {
     /// The reason that came with a Response.
     pub(crate) fn of(metadata: &Metadata) -> Option<Reason> {

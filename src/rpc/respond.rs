@@ -72,7 +72,7 @@ impl Responder {
         }
         let mut place = Place::default();
         poll_fn(move |cx| {
-            self.poll_answer(cx, &mut place, &mut |out, first_id| match &result {
+            self.poll_answer(cx, &mut place, &[], &mut |out, first_id| match &result {
                 Ok(value) => {
                     out.extend(Verdict::Ok.bytes());
                     scope::encoding(first_id, || encode_value(value, out))
@@ -92,7 +92,7 @@ impl Responder {
     pub(crate) async fn payload(mut self, payload: Arc<[u8]>) {
         let mut place = Place::default();
         poll_fn(move |cx| {
-            self.poll_answer(cx, &mut place, &mut |out, _| {
+            self.poll_answer(cx, &mut place, &[], &mut |out, _| {
                 out.extend(&payload);
                 Ok(Vec::new())
             })
@@ -100,27 +100,43 @@ impl Responder {
         .await;
     }
 
-    fn poll_answer(
+    /// Answers with whatever `encode` writes, and with encoded metadata.
+    pub(crate) fn poll_answer(
         &mut self,
         cx: &Context<'_>,
         place: &mut Place,
+        metadata: &[u8],
         encode: &mut EncodeAnswer<'_>,
     ) -> Poll<()> {
-        let attempt = || answer(self, encode).map_err(Obstacle::Blocked);
+        let attempt = || answer(self, metadata, encode).map_err(Obstacle::Blocked);
         let answered = self.connection.hub().poll_attempt::<_, Never>(cx, place, attempt);
         answered.map(|_| self.answered = true)
     }
 
     /// Answers with an error of the protocol.
-    pub(crate) fn refuse(mut self, verdict: Verdict) {
+    pub(crate) fn refuse(self, verdict: Verdict) {
+        self.refuse_alike(verdict, &[]);
+    }
+
+    /// Answers with the error of the protocol that somebody else has answered, and with encoded metadata.
+    pub(crate) fn refuse_alike(mut self, verdict: Verdict, metadata: &[u8]) {
         if let Some(recorder) = self.recorder.take() {
             recorder.withdraw(verdict);
         }
-        self.refuse_with(verdict, &[]);
+        self.refuse_with(verdict, metadata);
+    }
+
+    /// The answer that is about to be given, for those who ask again. `opens`: it opens channels, so that it is for
+    /// this caller alone, and the record is that nobody knows.
+    pub(crate) fn record(&mut self, payload: &[u8], opens: bool) {
+        if let Some(recorder) = self.recorder.take()
+            && !opens
+        {
+            recorder.record(&payload.into());
+        }
     }
 
     /// Answers Cancelled, and says why.
-    #[allow(dead_code, reason = "the first that manages calls is yet to come")]
     pub(crate) fn cancel(mut self, reason: &Reason) {
         // A request that was rejected did not run; of one that was handed on nothing is known.
         if let (Some(recorder), Reason::Rejected(_)) = (self.recorder.take(), reason) {
@@ -197,7 +213,7 @@ where
 
 /// Sends the answer to a request, unless it has ended with its link. `Err`: what is in the way; nothing has
 /// happened.
-fn answer(responder: &Responder, encode: &mut EncodeAnswer<'_>) -> Result<(), Blocked> {
+fn answer(responder: &Responder, metadata: &[u8], encode: &mut EncodeAnswer<'_>) -> Result<(), Blocked> {
     let Responder { connection, conn, request_id, .. } = responder;
     let (conn, request_id, hub) = (*conn, *request_id, connection.hub());
     let mut session = lock(&hub.session);
@@ -208,7 +224,7 @@ fn answer(responder: &Responder, encode: &mut EncodeAnswer<'_>) -> Result<(), Bl
         session.finish(conn, request_id);
         return Ok(()); // nobody waits for it
     }
-    let head = Head::Response { conn_id: conn.id, request_id, metadata: &[] };
+    let head = Head::Response { conn_id: conn.id, request_id, metadata };
     let refused = match hub.noted(out.send(&head, &mut body)) {
         Ok(_) => {
             body.adopt(connection, &mut session, conn);

@@ -264,7 +264,7 @@ impl<T: DeserializeOwned + 'static> Rx<T> {
 }
 
 /// Tells the channel what the application has taken, and grants the sender more if it is time.
-fn report(channel: &Channel, taken: usize) {
+pub(super) fn report(channel: &Channel, taken: usize) {
     if let Some(grant) = channel.report_taken(taken)
         && let Some(remote) = channel.remote()
     {
@@ -273,7 +273,7 @@ fn report(channel: &Channel, taken: usize) {
 }
 
 /// Bytes that the reader takes before the window hears of it within a batch.
-const REPORT_STEP: usize = 4 << 10;
+pub(super) const REPORT_STEP: usize = 4 << 10;
 
 /// After its end it gives `None` for ever; an error is an item, and the last one.
 impl<T: DeserializeOwned + 'static> Stream for Rx<T> {
@@ -314,7 +314,7 @@ impl<T> Drop for Rx<T> {
                 }
             }
             // It was passed: the channel is the peer's to read, and the `Tx` keeps it.
-            Way::Sending | Way::Arrived => {}
+            Way::Sending | Way::Open => {}
         }
     }
 }

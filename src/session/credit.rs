@@ -81,13 +81,15 @@ impl SendWindow {
 ///
 /// Grants aim a quarter of the window beyond the window itself, so that what is not worth a grant yet is
 /// never missing: a sender whose receiver has taken everything has a whole window, and the largest element
-/// that fits one can go.
+/// that fits one can go. An [exact](ReceiveWindow::make_exact) one keeps to the window, and grants also when
+/// everything was taken.
 #[derive(Debug)]
 pub(crate) struct ReceiveWindow {
     window: u64,
     received: u64,
     granted: u64,
     taken: u64,
+    exact: bool,
 }
 
 /// More credit to give: the new total, and how much that is more than before.
@@ -100,7 +102,12 @@ pub(crate) struct Grant {
 impl ReceiveWindow {
     pub(crate) fn new(window: u32) -> Self {
         let window = u64::from(window);
-        ReceiveWindow { window, received: 0, granted: window, taken: 0 }
+        ReceiveWindow { window, received: 0, granted: window, taken: 0, exact: false }
+    }
+
+    /// From now on no more than one window waits to be taken, at the price of a grant whenever all was taken.
+    pub(crate) fn make_exact(&mut self) {
+        self.exact = true;
     }
 
     /// Bytes that were received and not taken.
@@ -124,8 +131,10 @@ impl ReceiveWindow {
         self.taken += len as u64;
         debug_assert!(self.taken <= self.received, "taken before it was received");
         let step = self.window / GRANT_STEPS;
-        let more = (self.taken + self.window + step).saturating_sub(self.granted);
-        if more < step.max(1) {
+        let beyond = if self.exact { 0 } else { step };
+        let more = (self.taken + self.window + beyond).saturating_sub(self.granted);
+        let at_least = if self.exact && self.outstanding() == 0 { 1 } else { step.max(1) };
+        if more < at_least {
             return None;
         }
         let more = u32::try_from(more).unwrap_or(u32::MAX);
@@ -152,6 +161,22 @@ const GRANT_STEPS: u64 = 4;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_exact_window_is_never_exceeded_and_whole_when_all_was_taken() {
+        let mut window = ReceiveWindow::new(100);
+        window.make_exact();
+        let mut granted = 100;
+        for len in [100, 1, 99, 24, 1, 75, 3] {
+            window.received(len).unwrap();
+            let grant = window.taken(len).expect("all was taken");
+            granted += u64::from(grant.more);
+            assert_eq!((grant.total, grant.total), (granted, window.received + 100));
+        }
+        window.received(100).unwrap();
+        assert_eq!(window.taken(24), None, "less than a quarter, and not all");
+        assert_eq!(window.taken(1).map(|grant| grant.more), Some(25));
+    }
 
     #[test]
     fn a_sender_stops_at_its_credit_and_goes_on_with_more() {

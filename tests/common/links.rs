@@ -1,6 +1,10 @@
 //! Every link, with the suite's service at its far end.
 
-use adjoin::{Connection, Options, Settings, local, stream};
+use adjoin::{
+    Connection, Options, Settings, local,
+    proxy::{Forward, LateBound},
+    stream,
+};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 use super::suite::{BackDispatcher, BackService, SuiteClient, SuiteDispatcher, SuiteService};
@@ -13,9 +17,16 @@ pub enum Kind {
     Tcp,
     #[cfg(target_os = "linux")]
     Shm,
+    /// Through proxies in this process, which stand between links of these kinds, from the caller on.
+    Proxied(&'static [Kind]),
 }
 
 impl Kind {
+    /// How many links are between the caller and the service.
+    pub fn links(self) -> usize {
+        if let Kind::Proxied(links) = self { links.len() } else { 1 }
+    }
+
     /// Every link that there is.
     pub fn all() -> Vec<Kind> {
         vec![
@@ -39,11 +50,15 @@ pub struct Peer {
 /// What keeps the far end of a link alive.
 pub enum Far {
     Here {
-        _connection: Connection,
+        connection: Connection,
     },
     #[cfg(target_os = "linux")]
     Process {
         _cell: adjoin::Cell,
+    },
+    Behind {
+        _proxy: Box<Far>,
+        _last: Box<Far>,
     },
 }
 
@@ -81,9 +96,24 @@ pub async fn connect_with(kind: Kind, near: Options, far: Settings) -> Peer {
 /// of its own.
 pub async fn link(kind: Kind, near: Options, far: Options) -> (Connection, Far) {
     match kind {
+        Kind::Proxied([only]) => Box::pin(link(*only, near, far)).await,
+        Kind::Proxied([first, more @ ..]) => {
+            // Each link of the proxy serves what comes over it by calling over the other one.
+            let (to_far, to_near) = (LateBound::new().waiting(64), LateBound::new().waiting(64));
+            let passes = |late: &LateBound| {
+                Options::new().settings(settings()).introspection(false).serve(late.clone())
+            };
+            let (upstream, last) = Box::pin(link(Kind::Proxied(more), passes(&to_near), far)).await;
+            let (near, proxy) = Box::pin(link(*first, near, passes(&to_far))).await;
+            to_far.bind(Forward::to(&upstream)).unwrap();
+            let Far::Here { connection } = &proxy else { panic!("a proxy is in this process") };
+            to_near.bind(Forward::to(connection)).unwrap();
+            (near, Far::Behind { _proxy: Box::new(proxy), _last: Box::new(last) })
+        }
+        Kind::Proxied([]) => panic!("between no links there is no proxy"),
         Kind::Local => {
             let (near, far) = local::pair(near, far);
-            (near, Far::Here { _connection: far })
+            (near, Far::Here { connection: far })
         }
         Kind::Uds => {
             let folder = tempfile::tempdir().unwrap();
@@ -113,7 +143,7 @@ where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + 'static,
 {
     let (near, far) = tokio::try_join!(stream::connect(socket, near), stream::accept(accepted, far)).unwrap();
-    (near, Far::Here { _connection: far })
+    (near, Far::Here { connection: far })
 }
 
 /// The test binary itself, as a cell: it runs the one test that serves.

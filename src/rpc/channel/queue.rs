@@ -46,7 +46,7 @@ impl Channel {
     /// Whether elements that are sent go into the queue.
     fn check_queued(&self, state: &State) -> Result<(), Full> {
         match state.way {
-            Way::Receiving | Way::Arrived => Err(Full::Passed),
+            Way::Receiving | Way::Open => Err(Full::Passed),
             Way::Local | Way::Sending if self.direct().is_some() => Err(Full::Moved),
             Way::Local | Way::Sending => Ok(()),
         }

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// What encodes an element.
-pub(super) type Encode<'a> = dyn FnMut(&mut Encoder<'_>) -> Result<(), EncodeFault> + 'a;
+pub(crate) type Encode<'a> = dyn FnMut(&mut Encoder<'_>) -> Result<(), EncodeFault> + 'a;
 
 /// Encodes a value. No handle may stand in it.
 pub(super) fn encode_plain<T: Serialize + 'static>(
@@ -110,7 +110,7 @@ pub(super) fn poll_remote(
 }
 
 /// Sends one element if link and credit allow it.
-fn send_now(channel: &Channel, remote: &Remote, encode: &mut Encode<'_>) -> Result<(), SendFault> {
+pub(crate) fn send_now(channel: &Channel, remote: &Remote, encode: &mut Encode<'_>) -> Result<(), SendFault> {
     let mut body = ElementBody { channel, remote, encode, set_aside: 0 };
     remote.hub.send_element(&data(remote), &mut body, &remote.credit)
 }

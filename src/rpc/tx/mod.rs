@@ -18,12 +18,9 @@ use postcard_schema::{
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use self::element::{NotNow, encode_plain, poll_element, try_element};
 pub use self::permit::Permit;
-pub(crate) use self::pump::pump;
-use self::{
-    element::{NotNow, encode_plain, poll_element, try_element},
-    wait::Wait,
-};
+pub(crate) use self::{element::send_now, pump::pump, wait::Wait};
 use super::{
     block::block_on,
     channel::{Channel, End, Half, Unclaimed, Way},
@@ -258,7 +255,7 @@ fn close(channel: &Arc<Channel>) {
             send_close(channel);
         }
         // It was passed: the channel is the peer's to feed. Or it ended before.
-        Way::Receiving | Way::Arrived | Way::Sending => {}
+        Way::Receiving | Way::Open | Way::Sending => {}
     }
 }
 

@@ -1,0 +1,200 @@
+//! A request that is passed on: its payload goes to another caller as it came, and so does the answer.
+//!
+//! The payload is not read. The handles in it are found in the message's list of channels, which is authoritative
+//! (protocol section 5): each gets a channel of the other connection, and a relay between the two.
+//!
+//! Counts, for a request with no streams: two copies (into private memory, and into the other link) and the same for
+//! its answer; one task, which is spawned where the request was read, after the request went out if there was room;
+//! allocations for the payload, the task and the relays.
+
+use std::{
+    future::poll_fn,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use futures_core::Stream;
+use futures_util::stream::FuturesUnordered;
+
+use super::{
+    caller::{Caller, OutgoingCall},
+    channel::{Channel, Half, Unclaimed},
+    clock::now,
+    connect::encoded,
+    dispatch::{Dispatch, IncomingRequest, start},
+    elements::Elements,
+    errors::CallError,
+    hub::Place,
+    raw_call::{CallOptions, Payload, Reply},
+    reason::Reason,
+    relay::Relay,
+    respond::Responder,
+    scope::Bound,
+};
+use crate::{
+    link::{EncodeFault, Encoder, message::HandleFault},
+    session::{answer::Verdict, channels::STEP},
+};
+
+/// A payload whose handles are channels that are relayed.
+struct Passed {
+    payload: Vec<u8>,
+    channels: Vec<Arc<Channel>>,
+}
+
+impl Payload for Passed {
+    fn encode(&self, out: &mut Encoder<'_>, first_id: u64) -> Result<Vec<Bound>, EncodeFault> {
+        out.extend(&self.payload);
+        pass(&self.channels, first_id)
+    }
+}
+
+/// Binds channels that are relayed, in their order.
+fn pass(channels: &[Arc<Channel>], first_id: u64) -> Result<Vec<Bound>, EncodeFault> {
+    let ids = (first_id..).step_by(STEP as usize);
+    let bind = |(channel, id): (&Arc<Channel>, u64)| {
+        let pass = channel.start_pass().ok_or(EncodeFault::Handle(HandleFault::Passed))?;
+        Ok(Bound { pass, half: Half::Unknown, id, unread: Elements::default() })
+    };
+    channels.iter().zip(ids).map(bind).collect()
+}
+
+/// Streams that are about to be relayed: channels that arrived, and those that they go on as.
+#[derive(Default)]
+struct Streams {
+    arrived: Vec<Arc<Channel>>,
+    passed: Vec<Arc<Channel>>,
+    /// Breaks off those that were never relayed.
+    unclaimed: Unclaimed,
+}
+
+impl Streams {
+    fn new(unclaimed: Unclaimed) -> Self {
+        let arrived: Vec<_> = unclaimed.iter().cloned().collect();
+        let passed = arrived.iter().map(|_| Channel::local()).collect();
+        Streams { arrived, passed, unclaimed }
+    }
+
+    /// Whether what carries them has been sent.
+    fn are_passed(&self) -> bool {
+        self.passed.iter().all(|channel| channel.remote().is_some())
+    }
+
+    /// From now on they are relayed.
+    fn relay(&mut self, relays: &FuturesUnordered<Relay>) {
+        while self.unclaimed.claim().is_some() {} // they are the relays' from here on
+        let pairs = self.arrived.drain(..).zip(self.passed.drain(..));
+        pairs.for_each(|(arrived, passed)| relays.push(Relay::new(arrived, passed)));
+    }
+}
+
+impl IncomingRequest<'_> {
+    /// Passes the request on to another caller, whatever it is, and the answer back.
+    ///
+    /// Payloads are not read and not changed. Metadata goes along in both directions, with what is left of the
+    /// request's time; so do the streams of arguments and results, errors, and cancellation. What the caller refuses
+    /// (a payload above the limits that it has with its peer) is answered
+    /// [`Rejected`](crate::CallError::Rejected), and when its connection ends the answer is
+    /// [`UpstreamEnded`](crate::CallError::UpstreamEnded).
+    ///
+    /// See [`Forward`](crate::proxy::Forward) for a dispatcher that does this with all requests.
+    pub fn forward(self, to: &Caller) -> Dispatch {
+        let IncomingRequest {
+            responder,
+            method_id,
+            metadata,
+            deadline,
+            channels,
+            payload,
+            connection,
+            conn,
+            request_id,
+        } = self;
+        let streams = Streams::new(channels);
+        let payload = Passed { payload: payload.into_owned(), channels: streams.passed.clone() };
+        let timeout = deadline.map(|at| at.saturating_duration_since(now()));
+        let options = CallOptions { metadata, timeout, nonce: None };
+        let call = OutgoingCall { method_id, method: None, payload: Box::new(payload), options };
+        let outlives = responder.is_recorded();
+        let run = Box::pin(run(to.clone(), call, streams, responder, connection.hub().runtime.clone()));
+        start(connection.hub(), conn, request_id, true, outlives, run);
+        Dispatch(())
+    }
+}
+
+/// Makes the call and answers with its outcome; then goes on with the streams until all have ended.
+async fn run(
+    to: Caller,
+    call: OutgoingCall,
+    mut streams: Streams,
+    responder: Responder,
+    runtime: tokio::runtime::Handle,
+) {
+    let mut relays = FuturesUnordered::new();
+    let mut reply = to.start(call);
+    let reply = poll_fn(|cx| {
+        let reply = reply.as_mut().poll(cx);
+        if streams.are_passed() {
+            streams.relay(&relays);
+        }
+        let _ = poll_relays(&mut relays, cx);
+        reply
+    })
+    .await;
+    // "What a handler sent before it returned, before its Response": as far as the reader lets it.
+    relays.iter_mut().for_each(Relay::push_on);
+    match reply {
+        Ok(reply) => answer(reply, responder, &mut relays).await,
+        Err(error) => fail(&error, responder),
+    }
+    drop(streams);
+    if !relays.is_empty() {
+        // Not in this task, which may be stopped as soon as the request is answered.
+        drop(runtime.spawn(async move { poll_fn(|cx| poll_relays(&mut relays, cx)).await }));
+    }
+}
+
+/// Goes on with all streams. `Ready`: they have ended.
+fn poll_relays(relays: &mut FuturesUnordered<Relay>, cx: &mut Context<'_>) -> Poll<()> {
+    while ready!(Pin::new(&mut *relays).poll_next(cx)).is_some() {}
+    Poll::Ready(())
+}
+
+/// Answers as the peer did.
+async fn answer(reply: Reply, mut responder: Responder, relays: &mut FuturesUnordered<Relay>) {
+    let Reply { payload, channels, metadata, .. } = reply;
+    let metadata = encoded(&metadata).unwrap_or_default(); // it is within the limits, since it came
+    match Verdict::split(&payload) {
+        Some((verdict, _)) if verdict.kills_channels() => return responder.refuse_alike(verdict, &metadata),
+        _ => {}
+    }
+    let mut streams = Streams::new(channels);
+    responder.record(&payload, !streams.passed.is_empty());
+    let mut place = Place::default();
+    poll_fn(|cx| {
+        let answered = responder.poll_answer(cx, &mut place, &metadata, &mut |out, first_id| {
+            out.extend(&payload);
+            pass(&streams.passed, first_id)
+        });
+        let _ = poll_relays(relays, cx);
+        answered
+    })
+    .await;
+    if streams.are_passed() {
+        streams.relay(relays);
+    }
+}
+
+/// Answers a call that has no answer.
+fn fail(error: &CallError, responder: Responder) {
+    match error {
+        CallError::Refused(_) | CallError::Rejected { .. } | CallError::Unconnected { .. } => {
+            responder.cancel(&Reason::Rejected(error.to_string()));
+        }
+        CallError::Ended(end) | CallError::OutcomeUnknown { end } => {
+            responder.cancel(&Reason::UpstreamEnded(end.to_string()));
+        }
+        _ => responder.refuse(Verdict::Cancelled),
+    }
+}
