@@ -248,16 +248,17 @@ pub use adjoin_macros::service;
 pub mod __private {
     pub use crate::rpc::{
         introspection::is_built_in,
-        method::{Signature, described_method, method, service, signature},
+        method::{Signature, derive_schema_or_pin_the_id, described_method, method, service, signature},
         method_id::{carries_channel, occurs_once},
+        wire::derive_serialize_and_deserialize,
     };
 
-    /// Prepares a call.
-    pub fn call<A: crate::Arguments, T, E>(
+    /// Prepares a call. It asks nothing of the types: the generated code has done so where they stand.
+    pub fn call<A, T, E>(
         caller: &crate::Caller,
         method: &'static crate::Method,
         arguments: A,
     ) -> crate::Call<A, T, E> {
-        caller.call(method, arguments)
+        crate::Call::new(caller.clone(), method, arguments)
     }
 }

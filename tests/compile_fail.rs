@@ -17,6 +17,7 @@ const MADE_WITH: &str = "rustc 1.95.";
 
 /// Cases whose errors are the macro's own.
 const OUR_WORDS: &[&str] = &[
+    "duplicate_ids",
     "generic_method",
     "generic_trait",
     "members",
@@ -29,8 +30,14 @@ const OUR_WORDS: &[&str] = &[
 ];
 
 /// Cases whose errors are the compiler's.
-const COMPILERS_WORDS: &[&str] =
-    &["built_in_id", "channel_in_error", "computed_id_is_pinned", "duplicate_ids", "without_schema"];
+const COMPILERS_WORDS: &[&str] = &[
+    "built_in_id",
+    "channel_in_error",
+    "computed_id_is_pinned",
+    "not_a_tuple",
+    "without_schema",
+    "without_serde",
+];
 
 #[test]
 fn what_the_macro_refuses_it_explains() {

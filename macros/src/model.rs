@@ -2,7 +2,7 @@
 
 use proc_macro2::{Ident, Span};
 use syn::punctuated::Punctuated;
-use syn::{Attribute, Token, Type, TypeParamBound, Visibility};
+use syn::{Attribute, LitInt, Token, Type, TypeParamBound, Visibility};
 
 /// A service: a trait that passed every check.
 pub(crate) struct Service {
@@ -51,17 +51,29 @@ pub(crate) struct Argument {
 }
 
 /// The contents of `#[adjoin(…)]` on a method.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Default)]
 pub(crate) struct MethodOptions {
     /// The pinned id.
-    pub(crate) id: Option<u64>,
+    pub(crate) id: Option<PinnedId>,
     /// Polled once where its request was read.
     pub(crate) inline: bool,
     /// Running it twice does no harm.
     pub(crate) idempotent: bool,
 }
 
+/// An id that the user chose.
+pub(crate) struct PinnedId {
+    pub(crate) value: u64,
+    /// As it was written.
+    pub(crate) literal: LitInt,
+}
+
 impl Service {
+    /// The doc comments of the trait, and whatever else it says about its documentation.
+    pub(crate) fn docs(&self) -> impl Iterator<Item = &Attribute> {
+        self.attrs.iter().filter(|attr| attr.path().is_ident("doc"))
+    }
+
     /// The `cfg`s of the trait, which hold for everything that is made of it.
     pub(crate) fn cfgs(&self) -> Vec<&Attribute> {
         cfgs(&self.attrs)

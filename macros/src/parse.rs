@@ -84,6 +84,11 @@ impl Errors {
 }
 
 fn check_trait(item: &ItemTrait, errors: &mut Errors) {
+    for attr in item.attrs.iter().filter(|attr| options::is_ours(attr)) {
+        let message =
+            "`#[adjoin(…)]` belongs on a method: what a service takes stands in `#[adjoin::service(…)]`";
+        errors.refuse(attr, message);
+    }
     if let Some(token) = &item.unsafety {
         errors.refuse(token, "a service is called by other processes: it cannot be `unsafe`");
     }
@@ -257,12 +262,22 @@ fn check_names(service: &Ident, methods: &[Method], errors: &mut Errors) {
             errors.refuse(&method.ident, message);
         }
         // Methods under a `cfg` may be alternatives of each other.
-        let clash = methods[..i].iter().find(|before| before.constant == method.constant);
-        if let Some(before) = clash.filter(|before| before.cfgs().is_empty() && method.cfgs().is_empty()) {
+        let others =
+            || methods[..i].iter().filter(|before| before.cfgs().is_empty() && method.cfgs().is_empty());
+        if others().any(|before| before.name == *name) {
+            errors.refuse(&method.ident, format!("there is a method `{name}` already: choose another name"));
+        } else if let Some(before) = others().find(|before| before.constant == method.constant) {
             let (constant, before) = (&method.constant, &before.name);
             let message =
                 format!("`{name}` and `{before}` are both described by `{constant}`: choose another name");
             errors.refuse(&method.ident, message);
+        }
+        let Some(pinned) = &method.options.id else { continue };
+        let same_id =
+            |before: &&Method| before.options.id.as_ref().is_some_and(|before| before.value == pinned.value);
+        if let Some(before) = others().find(same_id) {
+            let message = format!("`{}` is pinned to this id already: choose another one", before.name);
+            errors.refuse(&pinned.literal, message);
         }
     }
 }

@@ -4,7 +4,7 @@
 
 use proc_macro2::TokenStream;
 use quote::ToTokens;
-use syn::{Expr, File, ImplItem, Item, TraitItem};
+use syn::{Attribute, Expr, File, ImplItem, Item, TraitItem};
 
 use crate::expand::expand;
 use crate::parse;
@@ -113,6 +113,8 @@ fn wrong_attributes_are_refused() {
     assert_refused("#[adjoin(timeout = 1)] async fn f(&self);", known);
     assert_refused("#[adjoin(inline, inline)] async fn f(&self);", "`inline` is given twice");
     assert_refused("#[adjoin(id = 1)] #[adjoin(id = 1)] async fn f(&self);", "`id` is given twice");
+    let misplaced = refused("", "#[adjoin(inline)] trait Store {}");
+    assert!(misplaced[0].contains("belongs on a method"), "{misplaced:?}");
     for id in ["\"1\"", "-1", "1u8", "0x1_0000_0000_0000_0000", "ID"] {
         assert_refused(&format!("#[adjoin(id = {id})] async fn f(&self);"), "an id is a number of 64 bits");
     }
@@ -136,6 +138,9 @@ fn names_that_clash_are_refused() {
         "async fn get_key(&self); async fn getKey(&self);",
         "`getKey` and `get_key` are both described by `GET_KEY`",
     );
+    assert_refused("async fn get(&self); async fn get(&self);", "there is a method `get` already");
+    let same_id = "#[adjoin(id = 255)] async fn a(&self); #[adjoin(id = 0xff)] async fn b(&self);";
+    assert_refused(same_id, "`a` is pinned to this id already");
     let alternatives = "#[cfg(a)] async fn f(&self); #[cfg(not(a))] async fn f(&self, a: u8);";
     assert_eq!(refused_members(alternatives), NOTHING);
 }
@@ -174,6 +179,38 @@ fn the_trait_keeps_what_the_user_wrote() {
 }
 
 #[test]
+fn what_the_user_says_of_a_service_is_said_of_all_that_is_made_of_it() {
+    let input = "
+        /// Stores things.
+        #[doc(alias = \"shelf\")]
+        #[allow(unused)]
+        trait Store {
+            /// Gets one.
+            async fn get(&self);
+        }";
+    let file = expanded("", input);
+    let docs = |attrs: &[Attribute]| {
+        let docs = attrs.iter().filter(|attr| attr.path().is_ident("doc")).map(text);
+        docs.collect::<String>().contains("Storesthings.\"]#[doc(alias=\"shelf\")]")
+    };
+    let structs: Vec<_> = file
+        .items
+        .iter()
+        .filter_map(|item| match item {
+            Item::Struct(item) => Some(item),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(structs.len(), 2);
+    for item in structs {
+        assert!(docs(&item.attrs), "{}", text(item));
+        assert!(!text(item).contains("allow(unused)"), "{}", text(item));
+    }
+    // Of the method: in the trait and on the client.
+    assert_eq!(text(&file).matches("Getsone.").count(), 2);
+}
+
+#[test]
 fn results_are_split_and_plain_values_never_fail() {
     let input = "trait Store {
         async fn get(&self, key: String, at: u8) -> std::result::Result<u8, Missing>;
@@ -204,10 +241,11 @@ fn the_names_and_types_of_arguments_and_results_are_described() {
     let input = "trait Store { async fn get(&self, r#type: String, at: u8) -> Result<u16, Missing>; }";
     let signature = "signature(
         &[\"type\", \"at\"],
-        &[<String as ::adjoin::Schema>::SCHEMA, <u8 as ::adjoin::Schema>::SCHEMA],
-        <u16 as ::adjoin::Schema>::SCHEMA,
-        ::core::option::Option::Some(<Missing as ::adjoin::Schema>::SCHEMA)
+        &[schema::<String>(), schema::<u8>()],
+        schema::<u16>(),
+        ::core::option::Option::Some(schema::<Missing>())
     )";
+    let signature = signature.replace("schema", "::adjoin::__private::derive_schema_or_pin_the_id");
     assert_has(&expanded("", input), &signature.replace('\n', ""));
 }
 
@@ -218,16 +256,17 @@ fn a_pinned_id_asks_for_no_schema() {
         "trait Store { #[adjoin(id = 0xff, idempotent)] async fn f(&self, a: A) -> Result<B, C>; }",
     );
     assert_has(&file, "method(\"Store\", \"f\", ::adjoin::MethodId::new(255u64), false, true)");
-    assert!(!text(&file).contains("SCHEMA"));
+    assert!(!text(&file).contains("schema"));
     assert_has(&file, "!::adjoin::__private::is_built_in(StoreClient::F.id)");
 }
 
 #[test]
 fn a_cfg_covers_all_that_belongs_to_its_method() {
-    let input = "#[cfg(outer)] trait Store { #[cfg(inner)] async fn f(&self) -> Result<A, B>; }";
+    let input = "#[cfg(outer)] trait Store { #[cfg(inner)] async fn f(&self, c: C) -> Result<A, B>; }";
     let file = expanded("", input);
-    // Trait, constant, list of methods, call, constant in the dispatcher, its arm, list of ids, two checks.
-    assert_eq!(text(&file).matches("inner").count(), 9);
+    // Trait, constant, list of methods, call, constant in the dispatcher, its arm, list of ids, a check of each of
+    // three types, of the id, and of the error type.
+    assert_eq!(text(&file).matches("inner").count(), 12);
     // Trait, client, dispatcher, and the block with all impls.
     assert_eq!(text(&file).matches("outer").count(), 4);
 }
@@ -239,7 +278,11 @@ fn everything_is_documented() {
     let Expr::Block(block) = &*block.expr else { panic!("the impls stand in a block") };
     let items = block.block.stmts.iter().map(ToTokens::to_token_stream).collect();
     let impls: File = syn::parse2(items).expect("the block holds items alone");
-    let Item::Impl(client) = &impls.items[0] else { panic!("the client's impl comes first") };
+    let client = impls.items.iter().find_map(|item| match item {
+        Item::Impl(item) => Some(item),
+        _ => None,
+    });
+    let client = client.expect("the client's impl comes first");
     for item in &client.items {
         let (attrs, name) = match item {
             ImplItem::Fn(item) => (&item.attrs, &item.sig.ident),

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use postcard_schema::schema::NamedType;
+use postcard_schema::{Schema, schema::NamedType};
 
 use super::method_id::{MethodId, method_id};
 
@@ -94,4 +94,23 @@ pub const fn signature(
 #[must_use]
 pub const fn service(name: &'static str, methods: &'static [Method]) -> Service {
     Service { name, methods }
+}
+
+/// What has a schema, with words for what has none: the trait itself is not ours.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` has no schema, so that the method has no id",
+    label = "no `adjoin::Schema`",
+    note = "derive it: `#[derive(adjoin::Schema)]`, with `#[postcard(crate = adjoin::postcard_schema)]`",
+    note = "or pin the id of the method: under `#[adjoin(id = …)]` its types need no schema"
+)]
+pub trait Described: Schema {}
+
+impl<T: Schema> Described for T {}
+
+/// The schema of an argument or a result; for generated code.
+///
+/// Its name is what the compiler shows where something within the type has no schema.
+#[must_use]
+pub const fn derive_schema_or_pin_the_id<T: Described>() -> &'static NamedType {
+    T::SCHEMA
 }

@@ -16,9 +16,19 @@ use crate::{
 /// What can be an argument, a result or an element.
 ///
 /// Implemented for all that serde can write and read; owned types only.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be an argument, a result or an element",
+    label = "not written and read by serde",
+    note = "`#[derive(serde::Serialize, serde::Deserialize)]` makes it one; it is owned, and `Send`"
+)]
 pub trait Value: Serialize + DeserializeOwned + Send + 'static {}
 
 impl<T: Serialize + DeserializeOwned + Send + 'static> Value for T {}
+
+/// Asks of an argument or a result what it must be; for generated code.
+///
+/// Its name is what the compiler shows where something within the type is at fault.
+pub const fn derive_serialize_and_deserialize<T: Value>() {}
 
 /// Appends the encoding of one value.
 pub(crate) fn encode_value<T: Serialize + 'static>(value: &T, out: &mut Encoder<'_>) -> postcard::Result<()> {
@@ -57,6 +67,12 @@ pub(crate) fn decode_value<T: DeserializeOwned + 'static>(
 }
 
 /// The arguments of a method: a tuple of values, encoded one behind the other (protocol section 4).
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a tuple of arguments",
+    label = "not the arguments of a method",
+    note = "the arguments of a method are a tuple of up to 16 values: `()`, `(a,)`, `(a, b)`",
+    note = "each of them is `Serialize + Deserialize`, and `Unpin`"
+)]
 pub trait Arguments: Send + Unpin + 'static + sealed::Tuple {}
 
 #[allow(private_interfaces)] // sealed: only this crate calls these methods

@@ -5,11 +5,11 @@ use quote::{quote, quote_spanned};
 use syn::ext::IdentExt;
 
 use super::{argument_tuple, client_name, schema};
-use crate::model::{Method, Service};
+use crate::model::{Method, PinnedId, Service};
 
 /// Writes the struct.
 pub(super) fn declare(service: &Service) -> TokenStream {
-    let (cfgs, vis) = (service.cfgs(), &service.vis);
+    let (cfgs, vis, docs) = (service.cfgs(), &service.vis, service.docs());
     let client = client_name(service);
     let doc = format!("Calls [`{}`] on the other side of a connection.", service.ident.unraw());
     quote! {
@@ -17,6 +17,8 @@ pub(super) fn declare(service: &Service) -> TokenStream {
         #[doc = #doc]
         ///
         /// Each method returns a lazy call: nothing is sent before it is awaited or blocked on.
+        ///
+        #(#docs)*
         #[derive(::core::clone::Clone, ::core::fmt::Debug)]
         #[allow(dead_code)]
         #vis struct #client {
@@ -76,10 +78,10 @@ fn describe(service: &Service, method: &Method) -> TokenStream {
     let (vis, cfgs, constant) = (&service.vis, method.cfgs(), &method.constant);
     let (service_name, name) = (&service.name, &method.name);
     let (inline, idempotent) = (method.options.inline, method.options.idempotent);
-    let value = match method.options.id {
-        Some(id) => quote_spanned! {method.span()=>
+    let value = match &method.options.id {
+        Some(PinnedId { value, .. }) => quote_spanned! {method.span()=>
             &::adjoin::__private::method(
-                #service_name, #name, ::adjoin::MethodId::new(#id), #inline, #idempotent
+                #service_name, #name, ::adjoin::MethodId::new(#value), #inline, #idempotent
             )
         },
         None => {

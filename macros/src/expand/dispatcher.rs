@@ -9,7 +9,7 @@ use crate::model::{Method, Service};
 
 /// Writes the struct.
 pub(super) fn declare(service: &Service) -> TokenStream {
-    let (cfgs, vis) = (service.cfgs(), &service.vis);
+    let (cfgs, vis, docs) = (service.cfgs(), &service.vis, service.docs());
     let dispatcher = dispatcher_name(service);
     let doc = format!("Serves an implementation of [`{}`].", service.ident.unraw());
     quote! {
@@ -17,6 +17,8 @@ pub(super) fn declare(service: &Service) -> TokenStream {
         #[doc = #doc]
         ///
         /// A clone serves the same implementation.
+        ///
+        #(#docs)*
         #[allow(dead_code)]
         #vis struct #dispatcher<S> {
             service: ::std::sync::Arc<S>,

@@ -7,10 +7,11 @@ mod client;
 mod dispatcher;
 mod service_trait;
 
-use proc_macro2::{Ident, TokenStream};
+use proc_macro2::{Ident, Span, TokenStream};
 use quote::{format_ident, quote, quote_spanned};
 use syn::Type;
 use syn::ext::IdentExt;
+use syn::spanned::Spanned;
 
 use crate::model::{Method, Service};
 
@@ -30,9 +31,9 @@ pub(crate) fn expand(service: &Service) -> TokenStream {
         #(#cfgs)*
         #[allow(dead_code, deprecated, long_running_const_eval, clippy::too_many_arguments)]
         const _: () = {
+            #checks
             #client_impl
             #dispatcher_impl
-            #checks
         };
     }
 }
@@ -53,23 +54,40 @@ fn argument_tuple(method: &Method) -> TokenStream {
     quote_spanned!(method.span()=> (#(#types,)*))
 }
 
-/// The schema of a type, with an error at the type where it has none.
+/// The schema of a type, with an error at the type where it has none, which says by the function's name what to do.
 fn schema(method: &Method, ty: &Type) -> TokenStream {
-    quote_spanned!(method.span()=> <#ty as ::adjoin::Schema>::SCHEMA)
+    quote_spanned!(method.span()=> ::adjoin::__private::derive_schema_or_pin_the_id::<#ty>())
 }
 
-/// Assertions at compile time: no id stands twice or is taken by the library, no error type carries a channel.
+/// Assertions at compile time: all types can be written and read, no id stands twice or is taken by the library, no
+/// error type carries a channel.
 fn checks(service: &Service) -> TokenStream {
     let client = client_name(service);
     let ids = service.methods.iter().map(|method| {
         let (cfgs, constant) = (method.cfgs(), &method.constant);
         quote!(#(#cfgs)* #client::#constant.id)
     });
+    let types = service.methods.iter().map(check_types);
     let asserts = service.methods.iter().map(|method| check(service, &client, method));
     quote! {
         const IDS: &[::adjoin::MethodId] = &[#(#ids),*];
+        #(#types)*
         #(#asserts)*
     }
+}
+
+/// Errors at the types themselves. What the rest of the code asks of them it asks far from where they stand, and what
+/// a caller needs of a result is asked where a call is awaited.
+fn check_types(method: &Method) -> TokenStream {
+    let cfgs = method.cfgs();
+    let arguments = method.arguments.iter().map(|argument| &argument.ty);
+    let checks = arguments.chain([&method.ok]).chain(&method.error).map(|ty| {
+        quote_spanned! {method.span()=>
+            #(#cfgs)*
+            const _: () = ::adjoin::__private::derive_serialize_and_deserialize::<#ty>();
+        }
+    });
+    quote!(#(#checks)*)
 }
 
 fn check(service: &Service, client: &Ident, method: &Method) -> TokenStream {
@@ -83,12 +101,13 @@ fn check(service: &Service, client: &Ident, method: &Method) -> TokenStream {
         #(#cfgs)*
         const _: () = ::core::assert!(::adjoin::__private::occurs_once(#client::#constant.id, IDS), #same_id);
     };
-    if method.options.id.is_some() {
+    if let Some(pinned) = &method.options.id {
+        let at = Span::call_site().located_at(pinned.literal.span());
         let built_in = format!(
             "service `{}`: the id of `{}` is the one of the method that describes services: pin another",
             service.name, method.name
         );
-        return quote_spanned! {method.span()=>
+        return quote_spanned! {at=>
             #unique
             #(#cfgs)*
             const _: () = ::core::assert!(!::adjoin::__private::is_built_in(#client::#constant.id), #built_in);
@@ -102,7 +121,8 @@ fn check(service: &Service, client: &Ident, method: &Method) -> TokenStream {
         service.name, method.name
     );
     let schema = schema(method, error);
-    quote_spanned! {method.span()=>
+    let at = Span::call_site().located_at(error.span());
+    quote_spanned! {at=>
         #unique
         #(#cfgs)*
         const _: () = ::core::assert!(!::adjoin::__private::carries_channel(#schema), #channel);

@@ -1,4 +1,4 @@
-//! Two methods of one service cannot share an id.
+//! Two methods of one service cannot be pinned to one id.
 
 #[adjoin::service]
 trait Store {

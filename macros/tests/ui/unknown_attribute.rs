@@ -15,7 +15,22 @@ trait Store {
     async fn count(&self) -> u64;
     #[adjoin]
     async fn sync(&self);
+    #[adjoin(id)]
+    async fn pin(&self);
+    #[adjoin(inline = true)]
+    async fn ping(&self);
+    #[adjoin(name = "length")]
+    async fn len(&self) -> u64;
+    #[adjoin()]
+    async fn nothing(&self);
 }
+
+#[adjoin::service]
+#[adjoin(name = "Stores")]
+trait Misplaced {}
+
+#[adjoin::service("Stores")]
+trait NoKey {}
 
 #[adjoin::service(name = "")]
 trait Nameless {}

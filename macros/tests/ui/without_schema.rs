@@ -9,7 +9,7 @@ trait Store {
     async fn pinned(&self, value: Opaque) -> Result<Opaque, Opaque>;
     async fn put(&self, value: Opaque);
     async fn get(&self) -> Opaque;
-    async fn try_get(&self) -> Result<u64, Opaque>;
+    async fn try_get(&self) -> Result<u64, Vec<Opaque>>;
 }
 
 fn main() {}
