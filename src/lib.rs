@@ -118,6 +118,7 @@
 //! | know who calls, call back from a handler | [`Context`] |
 //! | serve several services on one connection, add and remove them | [`Router`] |
 //! | pass calls on to another process, unread | [`proxy`], [`IncomingRequest::forward`] |
+//! | go on calling when the link has ended | [`reconnect`] |
 //! | open further connections on a link, each with a service of its own | [`Connection::connect`], [`Options::on_connect`] |
 //! | repeat a call whose outcome is not known, and have it run once | [`Call::with_nonce`], [`Deduplicate`] |
 //! | learn why the peer does not know a method, or what it offers | [`Connection::explain`], [`Connection::describe`] |
@@ -147,7 +148,8 @@
 //! ```text
 //!   your traits                 #[adjoin::service]
 //!   ───────────────────────────────────────────────────────────────────────────────
-//!   compose    building blocks made of connections, calls and streams: Router, proxy
+//!   compose    building blocks made of connections, calls and streams: Router, proxy,
+//!              reconnect
 //!   open       where connections come from: spawn and cell, stream, local
 //!   rpc        calls, dispatch, Tx and Rx; the driver: one task a link
 //!   session    the protocol: messages in, deliveries out; no socket, clock, task or lock
@@ -192,6 +194,7 @@ mod shm;
 mod strict;
 
 pub use compose::proxy;
+pub use compose::reconnect;
 pub use compose::router::{Route, RouteError, Router};
 pub use error::{ConnectionEnd, LinkEnd, Violation};
 #[cfg(target_os = "linux")]

@@ -3,7 +3,9 @@
 //! | file | is |
 //! |---|---|
 //! | `proxy` | passing calls on without knowing what they say |
+//! | `reconnect` | calls that go out on whichever link there is, and are made again where that is safe |
 //! | `router` | several services on one connection, by method; they come and go while links run |
 
 pub mod proxy;
+pub mod reconnect;
 pub(crate) mod router;

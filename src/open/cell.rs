@@ -77,6 +77,11 @@ impl Cell {
         &self.connection
     }
 
+    /// The connection, and the process, which is killed and reaped when it is dropped.
+    pub(crate) fn into_parts(self) -> (Connection, Process) {
+        (self.connection, self.process)
+    }
+
     /// The process's id.
     #[must_use]
     pub fn id(&self) -> u32 {

@@ -28,7 +28,6 @@ pub struct Caller {
 }
 
 /// How a call gets to its peer.
-#[allow(dead_code, reason = "the first that manages calls is yet to come")]
 #[derive(Clone)]
 pub(crate) enum Route {
     /// Straight over a connection, with nothing in between.
@@ -50,7 +49,6 @@ pub(crate) trait Manage: Send + Sync {
 pub(crate) type Replying = Pin<Box<dyn Future<Output = Result<Reply, CallError>> + Send>>;
 
 /// A call that was handed to what manages it.
-#[allow(dead_code, reason = "the first that manages calls is yet to come")]
 pub(crate) struct OutgoingCall {
     pub(crate) method_id: MethodId,
     /// What is known of the method; nothing, if the call is one that is passed on.
@@ -74,7 +72,6 @@ impl Caller {
         }
     }
 
-    #[allow(dead_code, reason = "the first that manages calls is yet to come")]
     pub(crate) fn managed(manage: Arc<dyn Manage>) -> Self {
         Caller { route: Route::Managed(manage) }
     }

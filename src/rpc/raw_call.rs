@@ -118,7 +118,6 @@ enum State {
     Done,
 }
 
-#[allow(dead_code, reason = "the first that manages calls is yet to come")]
 impl RawCall {
     /// Prepares a request: the call's time runs from here.
     pub(crate) fn new(
@@ -135,10 +134,6 @@ impl RawCall {
     /// Whether the request went out, so that it may have run.
     pub(crate) fn was_sent(&self) -> bool {
         !matches!(self.state, State::Unsent { .. })
-    }
-
-    pub(crate) fn connection(&self) -> &Connection {
-        &self.connection
     }
 
     /// Sends the request as soon as the link takes it; `payload` is not asked again after that. `Pending` leaves the
