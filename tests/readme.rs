@@ -26,7 +26,7 @@ fn the_code_is_the_examples() {
 fn the_commands_are_those_that_the_checks_run() {
     let checks = include_str!("../.ci/run");
     let commands: Vec<_> = blocks("text").filter(|line| line.starts_with("cargo ")).collect();
-    assert_eq!(commands.len(), 2);
+    assert!(commands.len() > 1, "{commands:?}");
     for command in commands {
         let command = command.split('#').next().map(str::trim).unwrap_or_default();
         assert!(checks.lines().any(|line| line.trim() == command), "not in .ci/run: {command}");

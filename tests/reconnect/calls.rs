@@ -2,20 +2,22 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU32, Ordering},
     },
     time::Duration,
 };
 
 use adjoin::{
-    CallError, Deduplicate, LinkEnd, Metadata, Options, RecvError, channel, local,
-    reconnect::{Reconnecting, RetryBudget, State as Stand},
+    CallError, Deduplicate, LinkEnd, Metadata, Options, RecvError, Settings, channel, local,
+    reconnect::{ConnectFailure, Reconnecting, RetryBudget, State as Stand},
+    stream,
 };
+use tokio::io::AsyncWriteExt;
 
 use crate::{
-    common::{links::Kind, watchdog::Watchdog},
-    rig::{Server, State, TillClient, TillDispatcher},
+    common::{links::Kind, watchdog::Watchdog, wire::Message},
+    rig::{Server, State, TillClient, TillDispatcher, serve},
 };
 
 /// The kinds whose server is in this process.
@@ -143,6 +145,60 @@ async fn a_call_that_was_not_sent_waits_for_the_next_connection_whatever_it_does
 }
 
 #[tokio::test]
+async fn calls_that_wait_for_room_when_their_link_ends_were_not_sent_and_are_made_on_the_next_one() {
+    let _hang = Watchdog::seconds(60);
+    let state = State::new();
+    // The first peer greets, and reads nothing.
+    let mute = Arc::new(Mutex::new(None));
+    let client = Reconnecting::new({
+        let (state, mute) = (Arc::clone(&state), Arc::clone(&mute));
+        move || {
+            let (near, mut far) = tokio::io::duplex(512);
+            let (state, mute) = (Arc::clone(&state), Arc::clone(&mute));
+            async move {
+                if state.hang.swap(true, Ordering::SeqCst) {
+                    state.hang.store(false, Ordering::SeqCst);
+                    let serving = Options::new().serve(state.dispatcher());
+                    serve(far, serving, Arc::default());
+                } else {
+                    far.write_all(&Message::hello().frame()).await?;
+                    *mute.lock().unwrap() = Some(far);
+                }
+                let narrow = Options::new().settings(Settings::default().send_buffer(1024));
+                Ok::<_, ConnectFailure>(stream::connect(near, narrow).await?)
+            }
+        }
+    });
+    client.connection().await.unwrap();
+    let till = TillClient::new(&client);
+    let (mut calls, mut streaming) = (Vec::new(), Vec::new());
+    for _ in 0..100 {
+        calls.push(tokio::spawn(till.once()));
+        let (tx, rx) = channel();
+        tx.send(7).await.unwrap();
+        streaming.push(tokio::spawn(till.taking(rx)));
+    }
+    for _ in 0..100 {
+        tokio::task::yield_now().await; // all have been polled
+    }
+    drop(mute.lock().unwrap().take());
+    let (mut done, mut unknown) = (0, 0);
+    let mut count = |result: Result<u64, CallError>| match result {
+        Ok(_) => done += 1,
+        Err(CallError::OutcomeUnknown { .. }) => unknown += 1,
+        other => panic!("{other:?}"),
+    };
+    for call in calls {
+        count(call.await.unwrap());
+    }
+    for call in streaming {
+        count(call.await.unwrap().inspect(|sum| assert_eq!(*sum, 7)));
+    }
+    assert!(unknown > 0 && done > 0, "{unknown} {done}");
+    assert_eq!(state.count(), done);
+}
+
+#[tokio::test]
 async fn a_call_with_streams_in_its_arguments_is_not_made_again_once_it_was_sent() {
     let _hang = Watchdog::seconds(60);
     for kind in HERE {
@@ -246,7 +302,7 @@ async fn what_the_peer_answers_is_the_answer() {
 async fn a_server_that_drains_has_its_cancellations_believed() {
     let _hang = Watchdog::seconds(60);
     let state = State::new();
-    let (attempts, far) = (Arc::new(AtomicU32::new(0)), Arc::new(std::sync::Mutex::new(None)));
+    let (attempts, far) = (Arc::new(AtomicU32::new(0)), Arc::new(Mutex::new(None)));
     let client = Reconnecting::new({
         let (state, attempts, far) = (Arc::clone(&state), Arc::clone(&attempts), Arc::clone(&far));
         move || {
@@ -354,6 +410,60 @@ async fn a_closed_client_says_so_to_all_calls_and_what_was_sent_is_unknown() {
     client.close().await;
     let result = waiting.await.unwrap();
     assert!(matches!(result, Err(CallError::Unconnected { attempts: 0, .. })), "{result:?}");
+}
+
+/// Gives its own calls no more time than it has.
+#[adjoin::service]
+trait Between {
+    async fn left(&self) -> Option<Duration>;
+}
+
+struct InBetween(TillClient);
+
+impl Between for InBetween {
+    async fn left(&self) -> Option<Duration> {
+        self.0.left().await.unwrap()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handlers_calls_have_no_more_time_than_the_handler() {
+    let server = Server::start(Kind::Local, State::new()).await;
+    let client = server.builder().build();
+    let between = BetweenDispatcher::new(InBetween(TillClient::new(&client)));
+    let (caller, _between) = local::pair(Options::new(), Options::new().serve(between));
+    let between = BetweenClient::new(&caller);
+    assert_eq!(between.left().await.unwrap(), None);
+    let left = between.left().with_timeout(Duration::from_secs(3)).await.unwrap().unwrap();
+    assert!(left > Duration::from_secs(2) && left <= Duration::from_secs(3), "{left:?}");
+}
+
+/// A socket on one side, a respawned cell's shared memory on the other.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_proxy_goes_on_when_the_cell_behind_it_is_killed() {
+    let _hang = Watchdog::seconds(60);
+    on_two_threads(async {
+        let cells = Server::start(Kind::Shm, State::new()).await;
+        let upstream = cells.builder().build();
+        let proxy = adjoin::proxy::Forward::to(&upstream);
+        let front = Server::start_with(Kind::Uds, State::new(), proxy).await;
+        let till = TillClient::new(front.builder().build());
+        let mut pids = Vec::new();
+        for _ in 0..3 {
+            pids.push(till.pid().await.unwrap());
+            let (tx, rx) = channel();
+            tx.send(7).await.unwrap();
+            drop(tx);
+            assert_eq!(till.taking(rx).await.unwrap(), 7);
+            let mut numbers = till.giving(u64::MAX).await.unwrap();
+            assert_eq!(numbers.recv().await.unwrap(), Some(1));
+            kill(Kind::Shm, &cells, &till).await;
+            while let Ok(Some(_)) = numbers.recv().await {}
+        }
+        pids.dedup();
+        assert_eq!(pids.len(), 3);
+    });
 }
 
 #[test]

@@ -393,8 +393,8 @@ async fn states_are_told_in_order_and_each_once() {
     sleep(ms(2000)).await;
     till.once().await.unwrap();
     client.close().await;
+    watching.await.unwrap(); // it ends, though there are handles
     drop((client, till));
-    watching.await.unwrap();
     let (connecting, reconnecting) =
         (|attempt| Stand::Connecting { attempt }, |attempt| Stand::Reconnecting { attempt });
     let first = [Stand::Idle, connecting(1), connecting(2), connecting(3), Stand::Connected];
@@ -427,4 +427,65 @@ async fn what_a_connection_needs_is_dropped_after_its_end() {
     server.cut();
     sleep(ms(100)).await;
     assert!(dropped.load(Ordering::SeqCst));
+}
+
+/// Calls that are dropped, time out or wait, while connections fail, hang, end and come, on two threads.
+#[test]
+fn callers_that_come_and_go_leave_nothing_behind() {
+    let _hang = crate::common::watchdog::Watchdog::seconds(120);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let server = Scripted::new(|_| match fastrand::u32(0..6) {
+            0 => Fails,
+            1 => Ends,
+            2 => Hangs,
+            3 => ServesLate(Duration::from_micros(fastrand::u64(0..500))),
+            _ => Serves,
+        });
+        let backoff = Backoff::default().initial(Duration::from_micros(100)).max(ms(1));
+        let client = server.builder().backoff(backoff).attempt_timeout(ms(2)).never_give_up().build();
+        let till = TillClient::new(&client);
+        let over = Arc::new(AtomicBool::new(false));
+        let caller = |_| {
+            let (till, over) = (till.clone(), Arc::clone(&over));
+            tokio::spawn(async move {
+                while !over.load(Ordering::SeqCst) {
+                    let patience = Duration::from_micros(fastrand::u64(0..3000));
+                    let ended = match fastrand::u32(0..3) {
+                        0 => timeout(patience, till.once()).await.unwrap_or(Ok(0)),
+                        1 => till.again().with_timeout(patience).await,
+                        _ => till.once().await,
+                    };
+                    match ended {
+                        Ok(_) | Err(CallError::TimedOut { .. } | CallError::OutcomeUnknown { .. }) => {}
+                        Err(other) => panic!("{other:?}"),
+                    }
+                }
+            })
+        };
+        let callers: Vec<_> = (0..8).map(caller).collect();
+        for _ in 0..1500 {
+            sleep(Duration::from_micros(fastrand::u64(0..1000))).await;
+            server.cut();
+        }
+        over.store(true, Ordering::SeqCst);
+        for caller in callers {
+            caller.await.unwrap();
+        }
+        // Nobody is counted who waits no longer: nothing more is tried once the last attempt is over.
+        sleep(ms(10)).await;
+        server.cut();
+        let mut watch = client.watch();
+        while !matches!(watch.state(), Stand::Idle) {
+            watch.changed().await;
+        }
+        let attempts = server.attempts();
+        sleep(ms(20)).await;
+        assert_eq!(server.attempts(), attempts);
+        till.once().await.or_else(|error| if is_unknown(&error) { Ok(0) } else { Err(error) }).unwrap();
+    });
+}
+
+fn is_unknown(error: &CallError) -> bool {
+    matches!(error, CallError::OutcomeUnknown { .. })
 }

@@ -322,7 +322,7 @@ pub fn in_process(links: &Links, options: Options) -> Connection {
     near
 }
 
-fn serve<S>(socket: S, options: Options, open: Arc<AtomicU64>)
+pub fn serve<S>(socket: S, options: Options, open: Arc<AtomicU64>)
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + 'static,
 {

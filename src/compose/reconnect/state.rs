@@ -44,11 +44,14 @@ pub enum State {
 #[derive(Clone, Debug)]
 pub struct Watch {
     states: watch::Receiver<State>,
+    /// `Closed` was told.
+    over: bool,
 }
 
 impl Watch {
     pub(super) fn new(states: watch::Receiver<State>) -> Self {
-        Watch { states }
+        let over = *states.borrow() == State::Closed;
+        Watch { states, over }
     }
 
     /// The state now.
@@ -65,7 +68,12 @@ impl Watch {
     ///
     /// Cancel safe: the change is told next time.
     pub async fn changed(&mut self) -> Option<State> {
+        if self.over {
+            return None;
+        }
         self.states.changed().await.ok()?;
-        Some(self.states.borrow_and_update().clone())
+        let state = self.states.borrow_and_update().clone();
+        self.over = state == State::Closed;
+        Some(state)
     }
 }
