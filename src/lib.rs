@@ -115,6 +115,7 @@
 //! | set limits, and how to wait | [`Settings`], [`Waiting`], [`Options`] |
 //! | give a call a timeout or metadata, or make it from a plain thread | [`Call`] |
 //! | stream | [`Tx`], [`Rx`], [`channel()`], [`Permit`] |
+//! | carry bytes, or a socket, through a link | [`tunnel`] |
 //! | know who calls, call back from a handler | [`Context`] |
 //! | serve several services on one connection, add and remove them | [`Router`] |
 //! | pass calls on to another process, unread | [`proxy`], [`IncomingRequest::forward`] |
@@ -149,7 +150,7 @@
 //!   your traits                 #[adjoin::service]
 //!   ───────────────────────────────────────────────────────────────────────────────
 //!   compose    building blocks made of connections, calls and streams: Router, proxy,
-//!              reconnect
+//!              reconnect, tunnel
 //!   open       where connections come from: spawn and cell, stream, local
 //!   rpc        calls, dispatch, Tx and Rx; the driver: one task a link
 //!   session    the protocol: messages in, deliveries out; no socket, clock, task or lock
@@ -193,9 +194,11 @@ mod settings;
 mod shm;
 mod strict;
 
-pub use compose::proxy;
-pub use compose::reconnect;
-pub use compose::router::{Route, RouteError, Router};
+pub use compose::{
+    proxy, reconnect,
+    router::{Route, RouteError, Router},
+    tunnel,
+};
 pub use error::{ConnectionEnd, LinkEnd, Violation};
 #[cfg(target_os = "linux")]
 pub use open::cell::{Cell, cell, spawn, spawn_with};

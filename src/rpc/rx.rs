@@ -1,5 +1,7 @@
 //! The receiving handle of a stream.
 
+pub(crate) mod bytes;
+
 use std::{
     fmt,
     future::poll_fn,
@@ -20,7 +22,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwn
 use super::{
     block::block_on,
     channel::{Channel, End, Half, Way},
-    elements::Reading,
+    elements::{Elements, Reading},
     errors::{RecvError, TryRecvError},
     method_id::RX_FIELD,
     scope,
@@ -328,7 +330,18 @@ impl<T> fmt::Debug for Rx<T> {
 /// Binds the channel while a call's arguments or result are encoded; refuses elsewhere.
 impl<T> Serialize for Rx<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let id = scope::bind(&self.channel, Half::Rx, || lock(&self.reading).unread())
+        self.bind(serializer, Reading::unread)
+    }
+}
+
+impl<T> Rx<T> {
+    /// Binds the channel, with what was taken out of its queue and not received.
+    fn bind<S: Serializer>(
+        &self,
+        serializer: S,
+        unread: impl FnOnce(&Reading) -> Elements,
+    ) -> Result<S::Ok, S::Error> {
+        let id = scope::bind(&self.channel, Half::Rx, || unread(&lock(&self.reading)))
             .ok_or_else(|| serde::ser::Error::custom("a stream's handle cannot be passed here"))?;
         serializer.serialize_u64(id)
     }

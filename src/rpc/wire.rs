@@ -66,6 +66,14 @@ pub(crate) fn decode_value<T: DeserializeOwned + 'static>(
     Ok(value)
 }
 
+/// Reads a byte vector that must take up all bytes, and leaves it where it lies.
+pub(crate) fn decode_bytes(bytes: &[u8], nesting: u32) -> Result<&[u8], DecodeError> {
+    let mut input = Input::new(bytes, nesting);
+    let value = <&[u8]>::deserialize(input.value())?;
+    input.finish()?;
+    Ok(value)
+}
+
 /// The arguments of a method: a tuple of values, encoded one behind the other (protocol section 4).
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a tuple of arguments",
@@ -176,6 +184,14 @@ mod tests {
 
     fn arguments<T: sealed::Tuple>(bytes: &[u8]) -> Result<T, DecodeError> {
         T::decode(bytes, NESTING)
+    }
+
+    #[test]
+    fn bytes_that_stay_where_they_lie_are_read_as_a_vector_is() {
+        for encoded in [&[2, 7, 8][..], &[0], &[2, 7], &[0x81, 0, 7], &[1, 7, 9], &[]] {
+            let whole = read::<Vec<u8>>(encoded);
+            assert_eq!(decode_bytes(encoded, NESTING).map(<[u8]>::to_vec), whole);
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@
 #[cfg(target_os = "linux")]
 pub mod counts;
 pub mod links;
+pub mod noise;
 #[cfg(unix)]
 pub mod raw;
 pub mod suite;

@@ -4,6 +4,7 @@
 //! it), two locks (the link's sender; `state` only when something has ended or blocks), no allocation; the
 //! system calls are the link's, and none on shared memory while the peer is awake.
 
+mod bytes;
 mod element;
 mod permit;
 mod pump;
@@ -115,6 +116,11 @@ impl<T> Tx<T> {
     /// Breaks the stream off: the receiver gets what has arrived, and then
     /// [`RecvError::Reset`](crate::RecvError::Reset) instead of the end. For what must not look complete when it is not.
     pub fn reset(self) {
+        self.break_off();
+    }
+
+    /// As [`reset`](Tx::reset), in place.
+    pub(crate) fn break_off(&self) {
         self.channel.end(End::Reset);
         if lock(&self.channel.state).way == Way::Sending
             && let Some(remote) = self.channel.remote()
