@@ -300,17 +300,21 @@ fn when_the_runtime_is_shut_down_the_calls_that_wait_on_other_threads_fail() {
     let server = Scripted::new(|_| Hangs);
     let client = runtime.block_on(async { server.builder().build() });
     let till = TillClient::new(&client);
-    let waiting = std::thread::spawn({
-        let till = till.clone();
-        move || till.once().block()
-    });
+    let wait = |timeout| {
+        let call = till.once().with_timeout(timeout);
+        std::thread::spawn(move || call.block())
+    };
+    let waiting = [wait(Duration::from_secs(3600)), wait(Duration::MAX)];
     while server.attempts() == 0 {
         std::thread::yield_now();
     }
     runtime.shutdown_timeout(Duration::from_secs(50));
-    let why = unconnected(waiting.join().unwrap()).1;
-    assert!(why.contains("runtime"), "{why}");
+    for waiting in waiting {
+        let why = unconnected(waiting.join().unwrap()).1;
+        assert!(why.contains("runtime"), "{why}");
+    }
     unconnected(till.once().block());
+    unconnected(till.once().with_timeout(ms(1000)).block());
 }
 
 #[tokio::test(start_paused = true)]

@@ -44,9 +44,9 @@ impl Backoff {
         self
     }
 
-    /// The longest time, however many attempts have failed. Default: 5 s.
+    /// The longest time, however many attempts have failed. Default: 5 s. More than a day counts as a day.
     pub fn max(mut self, max: Duration) -> Self {
-        self.max = max;
+        self.max = max.min(DAY); // no clock overflows
         self
     }
 
@@ -74,6 +74,8 @@ impl Backoff {
         Duration::try_from_secs_f64(grown).map_or(self.max, |grown| grown.min(self.max))
     }
 }
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 #[cfg(test)]
 mod tests {
@@ -110,6 +112,9 @@ mod tests {
         }
         let backoff = Backoff::default().factor(f64::INFINITY).jitter(false);
         assert_eq!(backoff.delay(9), Duration::from_secs(5));
+        let longest = Backoff::default().initial(Duration::MAX).max(Duration::MAX);
+        assert_eq!(longest.jitter(false).delay(9), DAY);
+        assert!(longest.delay(9) <= DAY);
         let none = Backoff::default().initial(ms(0)).factor(f64::INFINITY).jitter(false);
         assert!(none.delay(9) <= Duration::from_secs(5)); // zero times infinity is no number
     }

@@ -6,7 +6,10 @@ use std::{
     sync::{Arc, OnceLock, Weak},
 };
 
-use tokio::{sync::Notify, time::timeout};
+use tokio::{
+    sync::Notify,
+    time::{sleep_until, timeout},
+};
 
 use super::{
     connector::{Established, Keeper},
@@ -65,7 +68,7 @@ pub(super) async fn run(unfinished: Unfinished) {
     let Unfinished { shared, round } = &unfinished;
     while let Some(not_before) = shared.next_attempt(round) {
         if let Some(at) = not_before {
-            shared.rest(at).await;
+            sleep_until(at.into()).await;
         }
         if !shared.begin_attempt(round) {
             return;

@@ -20,12 +20,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::{
-    runtime::Handle,
-    sync::watch,
-    task::AbortHandle,
-    time::{sleep, timeout_at},
-};
+use tokio::{runtime::Handle, sync::watch, task::AbortHandle, time::timeout_at};
 
 use super::{
     backoff::Backoff,
@@ -364,11 +359,6 @@ impl Shared {
             Link::Up(current) => Some(current.connection.clone()),
             Link::None | Link::Closed => None,
         }
-    }
-
-    /// Waits until an attempt may be made.
-    pub(super) async fn rest(&self, until: Instant) {
-        sleep(until.saturating_duration_since(now())).await;
     }
 }
 
