@@ -118,6 +118,7 @@
 //! | carry bytes, or a socket, through a link | [`tunnel`] |
 //! | know who calls, call back from a handler | [`Context`] |
 //! | serve several services on one connection, add and remove them | [`Router`] |
+//! | see each call before and after, or refuse it | [`intercept`] |
 //! | pass calls on to another process, unread | [`proxy`], [`IncomingRequest::forward`] |
 //! | go on calling when the link has ended | [`reconnect`] |
 //! | open further connections on a link, each with a service of its own | [`Connection::connect`], [`Options::on_connect`] |
@@ -205,6 +206,7 @@ pub use open::cell::{Cell, cell, spawn, spawn_with};
 pub use open::{local, stream};
 pub use postcard_schema;
 pub use postcard_schema::Schema;
+pub use rpc::intercept;
 pub use rpc::{
     call::Call,
     caller::Caller,

@@ -156,12 +156,12 @@ where
     /// runtime needs: do not call it inside of async code.
     pub fn block(self) -> Result<T, CallError<E>> {
         let State::New(caller) = &self.state else { return block_on(self) };
-        match caller.route() {
-            Route::Direct(connection) => {
+        match caller.direct() {
+            Some(connection) => {
                 let hub = Arc::clone(connection.hub());
                 block_on_link(&hub, self)
             }
-            Route::Managed(_) => block_on(self),
+            None => block_on(self),
         }
     }
 

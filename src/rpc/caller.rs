@@ -12,6 +12,7 @@ use super::{
     call::Call,
     connection::Connection,
     errors::CallError,
+    intercept::{Chain, Intercepted, Interceptor},
     method::Method,
     method_id::MethodId,
     raw_call::{CallOptions, Payload, RawCall, Reply},
@@ -25,6 +26,8 @@ use super::{
 #[derive(Clone)]
 pub struct Caller {
     route: Route,
+    /// What stands around each call.
+    chain: Option<Chain>,
 }
 
 /// How a call gets to its peer.
@@ -63,7 +66,7 @@ impl Caller {
         Call::new(self.clone(), method, arguments)
     }
 
-    /// The connection, if the calls go straight to one.
+    /// The connection that the calls go to, if it is always the same.
     #[must_use]
     pub fn connection(&self) -> Option<&Connection> {
         match &self.route {
@@ -73,12 +76,20 @@ impl Caller {
     }
 
     pub(crate) fn managed(manage: Arc<dyn Manage>) -> Self {
-        Caller { route: Route::Managed(manage) }
+        Caller { route: Route::Managed(manage), chain: None }
+    }
+
+    /// The same with an [interceptor](crate::intercept) around each call, which sees it behind those that were added
+    /// before.
+    #[must_use]
+    pub fn with_interceptor(self, interceptor: impl Interceptor) -> Self {
+        let chain = Chain::with(self.chain.as_ref(), Arc::new(interceptor));
+        Caller { chain: Some(chain), ..self }
     }
 
     /// Makes a call whose types are not known.
     pub(crate) fn start(self, call: OutgoingCall) -> Replying {
-        match self.route {
+        match self.into_route() {
             Route::Direct(connection) => {
                 let mut raw = match RawCall::new(connection, call.method_id, call.options) {
                     Ok(raw) => raw,
@@ -97,18 +108,25 @@ impl Caller {
         }
     }
 
-    pub(crate) fn route(&self) -> &Route {
-        &self.route
+    /// The connection, if the calls go straight to it, with nothing around them.
+    pub(crate) fn direct(&self) -> Option<&Connection> {
+        if self.chain.is_none() { self.connection() } else { None }
     }
 
     pub(crate) fn into_route(self) -> Route {
-        self.route
+        match self.chain {
+            None => self.route,
+            Some(chain) => {
+                let inner = Caller { route: self.route, chain: None };
+                Route::Managed(Arc::new(Intercepted { inner, chain }))
+            }
+        }
     }
 }
 
 impl From<Connection> for Caller {
     fn from(connection: Connection) -> Self {
-        Caller { route: Route::Direct(connection) }
+        Caller { route: Route::Direct(connection), chain: None }
     }
 }
 
@@ -126,9 +144,10 @@ impl From<&Caller> for Caller {
 
 impl fmt::Debug for Caller {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.route {
-            Route::Direct(connection) => f.debug_tuple("Caller").field(connection).finish(),
-            Route::Managed(manage) => f.debug_tuple("Caller").field(&manage.name()).finish(),
-        }
+        let route: &dyn fmt::Debug = match &self.route {
+            Route::Direct(connection) => connection,
+            Route::Managed(manage) => &manage.name(),
+        };
+        f.debug_struct("Caller").field("route", route).field("interceptors", &self.chain).finish()
     }
 }

@@ -9,7 +9,7 @@ use std::{
     time::Instant,
 };
 
-use super::{connection::Connection, method::Method};
+use super::{connection::Connection, handler::Answering, intercept::Outcome, method::Method};
 use crate::session::metadata::Metadata;
 
 /// The request that a handler serves: where it came from, and what came with it.
@@ -42,11 +42,9 @@ impl Context {
         connection: Connection,
         request_id: u64,
         method: &'static Method,
-        metadata: Metadata,
         deadline: Option<Instant>,
     ) -> Self {
-        let metadata = (!metadata.is_empty()).then(|| Arc::new(metadata));
-        Context { connection, request_id, method, metadata, deadline }
+        Context { connection, request_id, method, metadata: None, deadline }
     }
 
     /// The request that the current task serves. `None` outside of a handler, and in tasks and threads that
@@ -113,18 +111,26 @@ impl Drop for SteppedOut {
 }
 
 /// A future that is polled with a context in place.
-pub(crate) struct InContext<F> {
+pub(crate) struct InContext<F: ?Sized> {
     context: Option<Context>,
     future: Pin<Box<F>>,
 }
 
-impl<F> InContext<F> {
-    pub(crate) fn new(context: Context, future: F) -> Self {
-        InContext { context: Some(context), future: Box::pin(future) }
+impl<F: ?Sized> InContext<F> {
+    pub(crate) fn new(context: Context, future: Pin<Box<F>>) -> Self {
+        InContext { context: Some(context), future }
     }
 }
 
-impl<F: Future> Future for InContext<F> {
+impl Answering for InContext<dyn Future<Output = Outcome> + Send> {
+    fn set_metadata(&mut self, metadata: Metadata) {
+        if let Some(context) = &mut self.context {
+            context.metadata = (!metadata.is_empty()).then(|| Arc::new(metadata));
+        }
+    }
+}
+
+impl<F: Future + ?Sized> Future for InContext<F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<F::Output> {

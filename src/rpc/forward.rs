@@ -8,7 +8,7 @@
 //! allocations for the payload, the task and the relays.
 
 use std::{
-    future::poll_fn,
+    future::{Future, poll_fn},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -22,10 +22,12 @@ use super::{
     channel::{Channel, Half, Unclaimed},
     clock::now,
     connect::encoded,
-    dispatch::{Dispatch, IncomingRequest, start},
+    dispatch::{Dispatch, IncomingRequest, Unread},
     elements::Elements,
     errors::CallError,
+    handler::Answering,
     hub::Place,
+    intercept::Outcome,
     raw_call::{CallOptions, Payload, Reply},
     reason::Reason,
     relay::Relay,
@@ -34,7 +36,7 @@ use super::{
 };
 use crate::{
     link::{EncodeFault, Encoder, message::HandleFault},
-    session::{answer::Verdict, channels::STEP},
+    session::{answer::Verdict, channels::STEP, metadata::Metadata},
 };
 
 /// A payload whose handles are channels that are relayed.
@@ -100,26 +102,49 @@ impl IncomingRequest<'_> {
     ///
     /// See [`Forward`](crate::proxy::Forward) for a dispatcher that does this with all requests.
     pub fn forward(self, to: &Caller) -> Dispatch {
-        let IncomingRequest {
-            responder,
-            method_id,
-            metadata,
-            deadline,
-            channels,
-            payload,
-            connection,
-            conn,
-            request_id,
-        } = self;
+        let (origin, Unread { mut responder, channels, payload }) = self.split();
+        let (method_id, deadline) = (origin.method_id, origin.deadline);
+        let runtime = origin.connection.hub().runtime.clone();
         let streams = Streams::new(channels);
         let payload = Passed { payload: payload.into_owned(), channels: streams.passed.clone() };
-        let timeout = deadline.map(|at| at.saturating_duration_since(now()));
-        let options = CallOptions { metadata, timeout, nonce: None };
-        let call = OutgoingCall { method_id, method: None, payload: Box::new(payload), options };
-        let outlives = responder.is_recorded();
-        let run = Box::pin(run(to.clone(), call, streams, responder, connection.hub().runtime.clone()));
-        start(connection.hub(), conn, request_id, true, outlives, run);
+        let to = to.clone();
+        let serving = origin.about_to_serve(None, &mut responder);
+        serving.run(Forwarding::Unsent(Some(Box::new(move |metadata| {
+            let timeout = deadline.map(|at| at.saturating_duration_since(now()));
+            let options = CallOptions { metadata, timeout, nonce: None };
+            let call = OutgoingCall { method_id, method: None, payload: Box::new(payload), options };
+            Box::pin(run(to, call, streams, responder, runtime))
+        }))));
         Dispatch(())
+    }
+}
+
+/// A request that is passed on, with the metadata that the interceptors leave it.
+enum Forwarding {
+    Unsent(Option<Box<dyn FnOnce(Metadata) -> Running + Send>>),
+    Running(Running),
+}
+
+type Running = Pin<Box<dyn Future<Output = Outcome> + Send>>;
+
+impl Answering for Forwarding {
+    fn set_metadata(&mut self, metadata: Metadata) {
+        if let Forwarding::Unsent(unsent) = self
+            && let Some(start) = unsent.take()
+        {
+            *self = Forwarding::Running(start(metadata));
+        }
+    }
+}
+
+impl Future for Forwarding {
+    type Output = Outcome;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome> {
+        match &mut *self {
+            Forwarding::Unsent(_) => Poll::Pending,
+            Forwarding::Running(running) => running.as_mut().poll(cx),
+        }
     }
 }
 
@@ -130,7 +155,7 @@ async fn run(
     mut streams: Streams,
     responder: Responder,
     runtime: tokio::runtime::Handle,
-) {
+) -> Outcome {
     let mut relays = FuturesUnordered::new();
     let mut reply = to.start(call);
     let reply = poll_fn(|cx| {
@@ -144,15 +169,16 @@ async fn run(
     .await;
     // "What a handler sent before it returned, before its Response": as far as the reader lets it.
     relays.iter_mut().for_each(Relay::push_on);
-    match reply {
+    let outcome = match reply {
         Ok(reply) => answer(reply, responder, &mut relays).await,
-        Err(error) => fail(&error, responder),
-    }
+        Err(error) => fail(error, responder),
+    };
     drop(streams);
     if !relays.is_empty() {
         // Not in this task, which may be stopped as soon as the request is answered.
         drop(runtime.spawn(async move { poll_fn(|cx| poll_relays(&mut relays, cx)).await }));
     }
+    outcome
 }
 
 /// Goes on with all streams. `Ready`: they have ended.
@@ -162,17 +188,18 @@ fn poll_relays(relays: &mut FuturesUnordered<Relay>, cx: &mut Context<'_>) -> Po
 }
 
 /// Answers as the peer did.
-async fn answer(reply: Reply, mut responder: Responder, relays: &mut FuturesUnordered<Relay>) {
+async fn answer(reply: Reply, mut responder: Responder, relays: &mut FuturesUnordered<Relay>) -> Outcome {
     let Reply { payload, channels, metadata, .. } = reply;
     let metadata = encoded(&metadata).unwrap_or_default(); // it is within the limits, since it came
-    match Verdict::split(&payload) {
-        Some((verdict, _)) if verdict.kills_channels() => return responder.refuse_alike(verdict, &metadata),
-        _ => {}
+    let verdict = Verdict::split(&payload).map(|(verdict, _)| verdict);
+    if let Some(verdict) = verdict.filter(|verdict| verdict.kills_channels()) {
+        responder.refuse_alike(verdict, &metadata);
+        return Outcome::of(Some(verdict));
     }
     let mut streams = Streams::new(channels);
     responder.record(&payload, !streams.passed.is_empty());
     let mut place = Place::default();
-    poll_fn(|cx| {
+    let sent = poll_fn(|cx| {
         let answered = responder.poll_answer(cx, &mut place, &metadata, &mut |out, first_id| {
             out.extend(&payload);
             pass(&streams.passed, first_id)
@@ -184,11 +211,12 @@ async fn answer(reply: Reply, mut responder: Responder, relays: &mut FuturesUnor
     if streams.are_passed() {
         streams.relay(relays);
     }
+    Outcome::of(verdict).sent(sent)
 }
 
 /// Answers a call that has no answer.
-fn fail(error: &CallError, responder: Responder) {
-    match error {
+fn fail(error: CallError, responder: Responder) -> Outcome {
+    match &error {
         CallError::Refused(_) | CallError::Rejected { .. } | CallError::Unconnected { .. } => {
             responder.cancel(&Reason::Rejected(error.to_string()));
         }
@@ -197,4 +225,5 @@ fn fail(error: &CallError, responder: Responder) {
         }
         _ => responder.refuse(Verdict::Cancelled),
     }
+    Outcome::failed(error)
 }

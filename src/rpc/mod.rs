@@ -8,7 +8,9 @@
 //! | `call`, `raw_call`, `slot`, `block` | a call of ours, without its types, where its answer arrives, waiting on a plain thread |
 //! | `caller` | what calls go out on |
 //! | `reason` | why a call was cancelled, where the peer tells |
-//! | `dispatch`, `respond`, `context` | a request of the peer's, its one answer, what its handler can know |
+//! | `dispatch`, `handler`, `respond`, `context` | a request of the peer's, what serves it, its one answer, what its handler can know |
+//! | `intercept` | what stands around calls |
+//! | `forward`, `relay` | requests and streams that are passed on |
 //! | `dedup` | requests that may come twice, and run once |
 //! | `introspection` | what each side offers, and why the other does not know a method |
 //! | `tx`, `rx`, `channel`, `elements`, `scope` | streams, and how handles find their channels |
@@ -29,8 +31,10 @@ mod driver;
 mod elements;
 pub(crate) mod errors;
 mod forward;
+mod handler;
 mod hub;
 pub(crate) mod incoming;
+pub mod intercept;
 pub(crate) mod introspection;
 pub(crate) mod method;
 pub(crate) mod method_id;

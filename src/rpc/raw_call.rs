@@ -33,7 +33,7 @@ use super::{
 };
 use crate::{
     link::{EncodeFault, Encoder, Head},
-    session::{deadlines::Due, metadata::Metadata},
+    session::{answer::Verdict, deadlines::Due, metadata::Metadata},
 };
 
 /// What a request carries, encoded as often as it takes.
@@ -171,12 +171,20 @@ impl RawCall {
             self.state = State::Answered(slot);
         }
         Poll::Ready(match outcome {
+            Outcome::Answer(answer) if self.ran_out(&answer) => Err(timed_out(self.timeout)),
             Outcome::Answer(Answer { payload, channels, metadata }) => {
                 Ok(Reply { payload, channels, metadata, nesting: self.connection.hub().max_nesting })
             }
             Outcome::TimedOut => Err(timed_out(self.timeout)),
             Outcome::Ended(end) => Err(CallError::Ended(end)),
         })
+    }
+
+    /// Whether the callee has stopped the handler because the call's time is over, and its answer was faster than the
+    /// timer of this side.
+    fn ran_out(&self, answer: &Answer) -> bool {
+        let cancelled = answer.payload == Verdict::Cancelled.bytes() && answer.metadata.is_empty();
+        cancelled && self.deadline.is_some_and(|at| now() + TICK >= at)
     }
 
     /// The answer was read: its room is kept for the next call.
@@ -186,6 +194,9 @@ impl RawCall {
         }
     }
 }
+
+/// What timers are exact to.
+const TICK: Duration = Duration::from_millis(2);
 
 /// A request that went out.
 struct Sent {

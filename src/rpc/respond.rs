@@ -2,7 +2,7 @@
 
 use std::{
     future::poll_fn,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     task::{Context, Poll},
 };
 
@@ -15,6 +15,7 @@ use super::{
     dedup::Recorder,
     errors::{Blocked, Never, Obstacle, SendError, sort},
     hub::{Hub, Local, Place},
+    intercept::Outcome,
     outgoing::{Bytes, Outgoing},
     reason::Reason,
     scope::{self, Bound},
@@ -37,17 +38,24 @@ pub(crate) struct Responder {
     answered: bool,
     /// Remembers the answer, for the same request when it comes again.
     recorder: Option<Recorder>,
+    /// Where the reason stands if it is dropped because an interceptor rejects the request.
+    rejected: Option<Arc<OnceLock<Reason>>>,
 }
 
 impl Responder {
     pub(crate) fn new(connection: Connection, conn: ConnKey, request_id: u64, opened: &[ChannelRef]) -> Self {
         let channels = opened.iter().map(|channel| channel.id).collect();
-        Responder { connection, conn, request_id, channels, answered: false, recorder: None }
+        Responder { connection, conn, request_id, channels, answered: false, recorder: None, rejected: None }
     }
 
     /// The answer is to be remembered.
     pub(crate) fn record_with(&mut self, recorder: Recorder) {
         self.recorder = Some(recorder);
+    }
+
+    /// Where to leave the reason before this is dropped, if the request is rejected.
+    pub(crate) fn rejected_by(&mut self) -> Arc<OnceLock<Reason>> {
+        Arc::clone(self.rejected.get_or_insert_default())
     }
 
     /// Whether the answer is remembered, so that the handler has a reason to go on when nobody waits here.
@@ -60,7 +68,7 @@ impl Responder {
     /// requests that it may have running.
     ///
     /// The result is encoded straight into the link, under the locks of session and sender.
-    pub(crate) async fn result<T, E>(mut self, result: Result<T, E>)
+    pub(crate) async fn result<T, E>(mut self, result: Result<T, E>) -> Outcome
     where
         T: Serialize + Send + 'static,
         E: Serialize + Send + 'static,
@@ -70,8 +78,9 @@ impl Responder {
         {
             return self.payload(payload).await;
         }
+        let outcome = if result.is_ok() { Outcome::DONE } else { Outcome::SERVICE_ERROR };
         let mut place = Place::default();
-        poll_fn(move |cx| {
+        let sent = poll_fn(move |cx| {
             self.poll_answer(cx, &mut place, &[], &mut |out, first_id| match &result {
                 Ok(value) => {
                     out.extend(Verdict::Ok.bytes());
@@ -86,31 +95,38 @@ impl Responder {
             })
         })
         .await;
+        outcome.sent(sent)
     }
 
     /// Answers with a payload that is there already. Waits as [`result`](Responder::result).
-    pub(crate) async fn payload(mut self, payload: Arc<[u8]>) {
+    pub(crate) async fn payload(mut self, payload: Arc<[u8]>) -> Outcome {
         let mut place = Place::default();
-        poll_fn(move |cx| {
+        let outcome = Outcome::of(Verdict::split(&payload).map(|(verdict, _)| verdict));
+        let sent = poll_fn(move |cx| {
             self.poll_answer(cx, &mut place, &[], &mut |out, _| {
                 out.extend(&payload);
                 Ok(Vec::new())
             })
         })
         .await;
+        outcome.sent(sent)
     }
 
-    /// Answers with whatever `encode` writes, and with encoded metadata.
+    /// Answers with whatever `encode` writes, and with encoded metadata. `false`: that cannot be sent, and the answer
+    /// was Cancelled.
     pub(crate) fn poll_answer(
         &mut self,
         cx: &Context<'_>,
         place: &mut Place,
         metadata: &[u8],
         encode: &mut EncodeAnswer<'_>,
-    ) -> Poll<()> {
+    ) -> Poll<bool> {
         let attempt = || answer(self, metadata, encode).map_err(Obstacle::Blocked);
         let answered = self.connection.hub().poll_attempt::<_, Never>(cx, place, attempt);
-        answered.map(|_| self.answered = true)
+        answered.map(|sent| {
+            self.answered = true;
+            sent.unwrap_or_else(|never| match never {})
+        })
     }
 
     /// Answers with an error of the protocol.
@@ -138,6 +154,10 @@ impl Responder {
 
     /// Answers Cancelled, and says why.
     pub(crate) fn cancel(mut self, reason: &Reason) {
+        self.cancel_with(reason);
+    }
+
+    fn cancel_with(&mut self, reason: &Reason) {
         // A request that was rejected did not run; of one that was handed on nothing is known.
         if let (Some(recorder), Reason::Rejected(_)) = (self.recorder.take(), reason) {
             recorder.withdraw(Verdict::Cancelled);
@@ -213,7 +233,7 @@ where
 
 /// Sends the answer to a request, unless it has ended with its link. `Err`: what is in the way; nothing has
 /// happened.
-fn answer(responder: &Responder, metadata: &[u8], encode: &mut EncodeAnswer<'_>) -> Result<(), Blocked> {
+fn answer(responder: &Responder, metadata: &[u8], encode: &mut EncodeAnswer<'_>) -> Result<bool, Blocked> {
     let Responder { connection, conn, request_id, .. } = responder;
     let (conn, request_id, hub) = (*conn, *request_id, connection.hub());
     let mut session = lock(&hub.session);
@@ -222,7 +242,7 @@ fn answer(responder: &Responder, metadata: &[u8], encode: &mut EncodeAnswer<'_>)
     let mut out = lock(&hub.out);
     if hub.check_open().is_err() || !is_running(&mut session, conn, request_id) {
         session.finish(conn, request_id);
-        return Ok(()); // nobody waits for it
+        return Ok(true); // nobody waits for it
     }
     let head = Head::Response { conn_id: conn.id, request_id, metadata };
     let refused = match hub.noted(out.send(&head, &mut body)) {
@@ -247,14 +267,19 @@ fn answer(responder: &Responder, metadata: &[u8], encode: &mut EncodeAnswer<'_>)
     if let Some((why, dead)) = refused {
         dead.iter().for_each(|channel| channel.end(End::Reset));
         tracing::error!(request_id, ?why, "an answer could not be sent; the call was answered Cancelled");
+        return Ok(false);
     }
-    Ok(())
+    Ok(true)
 }
 
 impl Drop for Responder {
     fn drop(&mut self) {
-        if !self.answered {
-            self.refuse_with(Verdict::Cancelled, &[]);
+        if self.answered {
+            return;
+        }
+        match self.rejected.as_ref().and_then(|rejected| rejected.get()).cloned() {
+            None => self.refuse_with(Verdict::Cancelled, &[]),
+            Some(reason) => self.cancel_with(&reason),
         }
     }
 }

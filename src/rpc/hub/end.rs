@@ -13,7 +13,7 @@ use crate::{
     link::{Head, Receiver, Sink},
     rpc::{
         channel::End,
-        dispatch::Handler,
+        handler::Handler,
         slot::{ConnectOutcome, Outcome},
         waiters::{lock, wake_all},
     },
