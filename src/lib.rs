@@ -119,6 +119,7 @@
 //! | know who calls, call back from a handler | [`Context`] |
 //! | serve several services on one connection, add and remove them | [`Router`] |
 //! | see each call before and after, or refuse it | [`intercept`] |
+//! | trace calls over several processes | `trace` |
 //! | pass calls on to another process, unread | [`proxy`], [`IncomingRequest::forward`] |
 //! | go on calling when the link has ended | [`reconnect`] |
 //! | open further connections on a link, each with a service of its own | [`Connection::connect`], [`Options::on_connect`] |
@@ -151,7 +152,7 @@
 //!   your traits                 #[adjoin::service]
 //!   ───────────────────────────────────────────────────────────────────────────────
 //!   compose    building blocks made of connections, calls and streams: Router, proxy,
-//!              reconnect, tunnel
+//!              reconnect, tunnel, trace
 //!   open       where connections come from: spawn and cell, stream, local
 //!   rpc        calls, dispatch, Tx and Rx; the driver: one task a link
 //!   session    the protocol: messages in, deliveries out; no socket, clock, task or lock
@@ -176,6 +177,7 @@
 //! # Features
 //!
 //! - `macros` (default): the attribute macro [`service`].
+//! - `tracing` (default): `trace`, spans for calls.
 //!
 //! A tokio runtime with I/O and time enabled drives the links. Rust 1.88 or newer.
 #![deny(unsafe_code)]
@@ -195,6 +197,8 @@ mod settings;
 mod shm;
 mod strict;
 
+#[cfg(feature = "tracing")]
+pub use compose::trace;
 pub use compose::{
     proxy, reconnect,
     router::{Route, RouteError, Router},
@@ -206,7 +210,6 @@ pub use open::cell::{Cell, cell, spawn, spawn_with};
 pub use open::{local, stream};
 pub use postcard_schema;
 pub use postcard_schema::Schema;
-pub use rpc::intercept;
 pub use rpc::{
     call::Call,
     caller::Caller,
@@ -220,6 +223,7 @@ pub use rpc::{
         TrySendError,
     },
     incoming::IncomingConnection,
+    intercept,
     method::{Method, Service},
     method_id::MethodId,
     options::Options,
