@@ -7,6 +7,8 @@
 mod common;
 
 mod calls;
+#[cfg(target_os = "linux")]
+mod cells;
 mod policy;
 mod rig;
 mod storms;

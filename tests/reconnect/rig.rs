@@ -337,6 +337,9 @@ where
 
 const SOCKET: &str = "ADJOIN_TEST_TILL_SOCKET";
 const FILE: &str = "ADJOIN_TEST_TILL_FILE";
+/// A cell that stays when its link has ended.
+#[cfg(target_os = "linux")]
+pub const STAYS: &str = "ADJOIN_TEST_TILL_STAYS";
 
 /// This binary as a server: at a socket, or as a cell if there is none. It counts in a file, if there is one.
 pub fn server_command(socket: Option<&Path>, file: Option<&Path>) -> Command {
@@ -371,7 +374,13 @@ pub fn serve_if_server() {
             }
         }
         #[cfg(target_os = "linux")]
-        adjoin::cell(options).await.unwrap().closed().await;
+        {
+            let host = adjoin::cell(options).await.unwrap();
+            host.closed().await;
+            if env::var_os(STAYS).is_some() {
+                std::future::pending::<()>().await;
+            }
+        }
     });
     std::process::exit(0);
 }

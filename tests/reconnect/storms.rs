@@ -17,6 +17,7 @@ use adjoin::{
 };
 
 use crate::{
+    calls::on_two_threads,
     common::{links::Kind, watchdog::Watchdog},
     rig::{Server, State, TillClient, quick, server_command},
 };
@@ -92,11 +93,6 @@ impl Told {
         assert_eq!(distinct.len(), self.done.len());
         assert!(self.done.last().is_none_or(|last| *last <= count));
     }
-}
-
-fn on_two_threads<F: Future>(test: F) -> F::Output {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    runtime.block_on(test)
 }
 
 async fn a_moment() {

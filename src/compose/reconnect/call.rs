@@ -7,6 +7,10 @@
 //! | after it was sent, otherwise | fails with "outcome unknown" |
 //!
 //! Whatever the peer answers is the answer.
+//!
+//! Counts, beside those of the call itself: one lock, which all callers share for some nanoseconds, the clone of a handle
+//! and of the call's options, and two allocations; with a timeout a timer. That was 0.15 us of 1.8 where it was measured,
+//! 0.25 us with a timeout.
 
 use std::{cell::Cell, future::poll_fn, sync::Arc, time::Duration, time::Instant};
 
