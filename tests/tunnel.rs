@@ -19,7 +19,7 @@ use common::{
 };
 use serde::{Deserialize, Serialize};
 use tokio::{
-    io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufWriter},
     net::{TcpListener, TcpStream},
 };
 
@@ -41,6 +41,8 @@ enum Does {
     WriteThenRead,
     /// Checks what comes against a `Noise`.
     Check,
+    /// Writes some, reads nothing, and drops it.
+    Say,
     /// Keeps it.
     Hold,
 }
@@ -104,6 +106,10 @@ impl Tunnels for Plain {
                 read_out(tunnel).await
             }
             Does::Check => copied(tokio::io::copy(&mut tunnel, &mut Check(Noise::endless()))).await,
+            Does::Say => {
+                tunnel.write_all(b"leaving").await.unwrap();
+                (0, None)
+            }
             Does::Hold => std::future::pending().await,
         }
     }
@@ -193,6 +199,8 @@ behaviours! {
     a_client_that_breaks_off_is_no_clean_end
     a_pump_that_is_dropped_is_no_clean_end
     a_pump_does_not_outlive_the_other_side
+    who_talks_on_to_a_side_that_left_gets_what_that_said
+    a_stream_that_buffers_is_flushed_while_nothing_comes
     two_tunnels_are_spliced
 }
 
@@ -459,6 +467,27 @@ async fn a_pump_does_not_outlive_the_other_side(peer: Peer) {
     assert_eq!(text(&mut client).await, "");
 }
 
+async fn who_talks_on_to_a_side_that_left_gets_what_that_said(peer: Peer) {
+    let (near, _said) = peer.tunnel(Does::Say);
+    let (mut client, stream) = tokio::io::duplex(100);
+    let pumping = tokio::spawn(pump(stream, near));
+    assert_eq!(broken(&mut client).await.kind(), ErrorKind::BrokenPipe);
+    let mut said = String::new();
+    client.read_to_string(&mut said).await.unwrap();
+    assert_eq!(said, "leaving");
+    assert_eq!(pumping.await.unwrap().unwrap().received, 7);
+}
+
+async fn a_stream_that_buffers_is_flushed_while_nothing_comes(peer: Peer) {
+    let (near, _echoed) = peer.tunnel(Does::Echo);
+    let (mut client, stream) = tokio::io::duplex(100);
+    let _pumping = tokio::spawn(pump(BufWriter::new(stream), near));
+    for _ in 0..3 {
+        client.write_all(b"ping").await.unwrap();
+        client.read_exact(&mut [0; 4]).await.unwrap();
+    }
+}
+
 async fn two_tunnels_are_spliced(peer: Peer) {
     let (middle, echoed) = peer.tunnel(Does::Echo);
     let (mut near, other) = tunnel::pair();
@@ -499,6 +528,29 @@ fn a_chunk_that_exceeds_the_window_of_a_later_link_breaks_off() {
         near.write_all(&[7; 2000]).await.unwrap();
         assert_eq!(far.act(Does::Read, other).await.unwrap(), (0, Some("ConnectionReset".into())));
         assert_eq!(broken(&mut near).await.kind(), ErrorKind::InvalidInput);
+    });
+}
+
+/// A chunk within the window, and longer than half of the ring.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_chunk_that_exceeds_the_ring_is_refused() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let settings = Settings::default().ring_bytes(1 << 16).initial_channel_credit(1 << 18);
+        let near = Options::new().settings(settings);
+        let cell = adjoin::spawn(common::links::cell_command(), near).await.unwrap();
+        let far = TunnelsClient::new(cell.connection());
+        let (near, other) = tunnel::pair();
+        let reading = tokio::spawn(async move { far.act(Does::Read, other).await.unwrap() });
+        passed(&near).await;
+        let mut near = near.chunk_size(1 << 16);
+        let error = near.write_all(&[7; 1 << 16]).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+        assert!(error.to_string().contains("ring_bytes"), "{error}");
+        near.write_all(&[7; 1000]).await.unwrap();
+        near.shutdown().await.unwrap();
+        assert_eq!(reading.await.unwrap(), (1000, None), "the tunnel is whole");
     });
 }
 
