@@ -111,6 +111,7 @@
 //! |---|---|
 //! | describe a service, pin a method's id, run a handler in place | [`service`] |
 //! | start a cell, or be one | [`spawn`], [`cell`], [`Cell`] |
+//! | share memory with a process that was started by somebody else | `shm` |
 //! | link over sockets, or within a process | [`stream`], [`local`] |
 //! | set limits, and how to wait | [`Settings`], [`Waiting`], [`Options`] |
 //! | give a call a timeout or metadata, or make it from a plain thread | [`Call`] |
@@ -157,21 +158,21 @@
 //!   rpc        calls, dispatch, Tx and Rx; the driver: one task a link
 //!   session    the protocol: messages in, deliveries out; no socket, clock, task or lock
 //!   link       what a session needs of a transport; byte streams, within a process
-//!   shm        segments: memfds, futexes, processes                       (Linux)
+//!   segments   shared memory: memfds, futexes, processes                  (Linux)
 //!   strict     values out of a peer's bytes: one encoding each, with bounds
 //!   ───────────────────────────────────────────────────────────────────────────────
 //!   adjoin-shm-layout           what lies in a segment, and the algorithms on it
 //! ```
 //!
-//! Each knows only what stands below it; `shm` implements the traits of `link`. To read the source, start with
+//! Each knows only what stands below it; `segments` implements the traits of `link`. To read the source, start with
 //! `link/mod.rs` (a transport is five small traits), go on with `session/mod.rs` and its tests (the rules of
-//! the protocol), then `rpc/hub.rs` and `rpc/deliver.rs` (the way out and the way in), and last `shm` with the
+//! the protocol), then `rpc/hub.rs` and `rpc/deliver.rs` (the way out and the way in), and last `segments` with the
 //! documentation of `adjoin-shm-layout`.
 //!
 //! # Platforms
 //!
 //! Shared memory needs Linux 5.16 or newer, for `futex_waitv`. On other systems `spawn`, `spawn_with`, `cell`,
-//! `Cell`, their errors and `handshake` do not exist, so that what needs them does not compile; calls and
+//! `Cell`, `shm`, their errors and `handshake` do not exist, so that what needs them does not compile; calls and
 //! streams over sockets and within a process are all there.
 //!
 //! # Features
@@ -191,10 +192,10 @@ mod error;
 mod link;
 mod open;
 mod rpc;
+#[cfg(target_os = "linux")]
+mod segments;
 mod session;
 mod settings;
-#[cfg(target_os = "linux")]
-mod shm;
 mod strict;
 
 #[cfg(feature = "tracing")]
@@ -207,6 +208,8 @@ pub use compose::{
 pub use error::{ConnectionEnd, LinkEnd, Violation};
 #[cfg(target_os = "linux")]
 pub use open::cell::{Cell, cell, spawn, spawn_with};
+#[cfg(target_os = "linux")]
+pub use open::shm;
 pub use open::{local, stream};
 pub use postcard_schema;
 pub use postcard_schema::Schema;
@@ -231,10 +234,10 @@ pub use rpc::{
     tx::{Permit, Tx, channel},
     wire::{Arguments, Value},
 };
+#[cfg(target_os = "linux")]
+pub use segments::{AttachError, CellStderr, SpawnError};
 pub use session::metadata::{Metadata, MetadataError, MetadataValue};
 pub use settings::{Settings, Waiting};
-#[cfg(target_os = "linux")]
-pub use shm::{AttachError, CellStderr, SpawnError};
 pub use strict::DecodeError;
 
 /// What a peer offers, and why it does not know a method. Asked with [`Connection::describe`] and
@@ -249,7 +252,7 @@ pub mod introspection {
 /// What can go wrong while a host and a cell agree on a segment.
 #[cfg(target_os = "linux")]
 pub mod handshake {
-    pub use crate::shm::{HandshakeError, PeerRefusal, Seal, SegmentError, SegmentLimit};
+    pub use crate::segments::{HandshakeError, PeerRefusal, Seal, SegmentError, SegmentLimit};
 }
 
 #[cfg(feature = "macros")]

@@ -37,6 +37,8 @@ macro_rules! behaviours {
         mod tcp { $(#[test] fn $name() { super::run(super::Kind::Tcp, super::$name); })* }
         #[cfg(target_os = "linux")]
         mod shm { $(#[test] fn $name() { super::run(super::Kind::Shm, super::$name); })* }
+        #[cfg(target_os = "linux")]
+        mod shm_path { $(#[test] fn $name() { super::run(super::Kind::ShmPath, super::$name); })* }
         /// Through a proxy, which knows nothing of the service.
         #[cfg(target_os = "linux")]
         mod uds_proxy_shm {

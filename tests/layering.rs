@@ -1,7 +1,7 @@
 //! The layers, read from the sources: who may import whom, where atomics and clocks may stand, how long a file
 //! may be.
 //!
-//! Lowest first: `shm-layout`, `strict`, `link` (the trait and the messages), `shm` (which implements that trait),
+//! Lowest first: `shm-layout`, `strict`, `link` (the trait and the messages), `segments` (which implements that trait),
 //! `session`, `rpc`, `open` and `compose`. What is under `#[cfg(test)]` does not count, comments and strings do not
 //! either.
 #![allow(missing_docs)]
@@ -23,12 +23,12 @@ const LAYERS: &[Layer] = &[
     Layer { place: "src/strict", forbidden: NOT_BELOW_STRICT },
     Layer {
         place: "src/error.rs",
-        forbidden: &["link", "shm", "session", "rpc", "open", "compose", "settings"],
+        forbidden: &["link", "segments", "session", "rpc", "open", "compose", "settings"],
     },
-    Layer { place: "src/settings.rs", forbidden: &["link", "shm", "session", "rpc", "open", "compose"] },
-    Layer { place: "src/link", forbidden: &["shm", "session", "rpc", "open", "compose"] },
+    Layer { place: "src/settings.rs", forbidden: &["link", "segments", "session", "rpc", "open", "compose"] },
+    Layer { place: "src/link", forbidden: &["segments", "session", "rpc", "open", "compose"] },
     Layer {
-        place: "src/shm",
+        place: "src/segments",
         forbidden: &[
             "session",
             "rpc",
@@ -44,7 +44,7 @@ const LAYERS: &[Layer] = &[
     Layer {
         place: "src/session",
         forbidden: &[
-            "shm",
+            "segments",
             "rpc",
             "open",
             "compose",
@@ -57,12 +57,13 @@ const LAYERS: &[Layer] = &[
         ],
     },
     // Generic over links: what makes them is for `open` to know.
-    Layer { place: "src/rpc", forbidden: &["shm", "open", "compose", "link::memory", "link::stream"] },
+    Layer { place: "src/rpc", forbidden: &["segments", "open", "compose", "link::memory", "link::stream"] },
     Layer { place: "src/open", forbidden: &["compose"] },
 ];
 
 /// All other modules: reading values knows none of them.
-const NOT_BELOW_STRICT: &[&str] = &["error", "settings", "link", "shm", "session", "rpc", "open", "compose"];
+const NOT_BELOW_STRICT: &[&str] =
+    &["error", "settings", "link", "segments", "session", "rpc", "open", "compose"];
 
 /// What a session must not name: it has no clock, no runtime, no socket, no thread and no lock.
 const NOT_IN_A_SESSION: &[&str] =
@@ -132,7 +133,7 @@ fn what_is_forbidden_is_found() {
 //! crate::comment
 use super::calls::{self, Calls};
 use super::super::rpc::hub::Hub;
-use crate::{error::Violation, shm::{self, link::Link}, open};
+use crate::{error::Violation, segments::{self, link::Link}, open};
 use tokio::sync::mpsc; // crate::comment
 
 fn now(hub: &crate::Connection) -> Instant {
@@ -154,16 +155,20 @@ mod tests {
         "error::Violation",
         "open",
         "rpc::hub::Hub",
+        "segments",
+        "segments::link::Link",
         "session::calls",
         "session::calls::Calls",
-        "shm",
-        "shm::link::Link",
     ];
     assert_eq!(paths, expected);
     assert_eq!(source.lines, 11);
     let found = named(&[source], NOT_IN_A_SESSION);
     assert_eq!(found, ["src/session/serving.rs: tokio", "src/session/serving.rs: Instant::now"]);
-    assert!(is_within("shm::link::Link", "shm") && is_within("shm", "shm") && !is_within("shmem::x", "shm"));
+    assert!(
+        is_within("segments::link::Link", "segments")
+            && is_within("segments", "segments")
+            && !is_within("segments_of::x", "segments")
+    );
 }
 
 /// A source file without comments, strings and tests.

@@ -213,7 +213,7 @@ impl Ground {
     #[cfg(target_os = "linux")]
     async fn open_segment(self, options: &Options) -> (Connection, Peer, Process) {
         use super::peer::puppet::{GUEST, PuppetPeer};
-        use crate::shm::{CellStderr, launch, pair_for_test};
+        use crate::segments::{CellStderr, launch, pair_for_test};
         if self.role == Role::Initiator {
             let (host, guest) = pair_for_test(&geometry(&options.settings), options.settings.waiting).await;
             return (Connection::start(guest, options), Peer::End(EndPeer::new(host)), Process::None);
@@ -234,5 +234,5 @@ impl Ground {
 pub(super) enum Process {
     None,
     #[cfg(target_os = "linux")]
-    Puppet(crate::shm::Process),
+    Puppet(crate::segments::Process),
 }

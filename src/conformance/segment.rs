@@ -40,8 +40,10 @@ use crate::{
         rx::Rx,
         tx::channel,
     },
+    segments::{
+        AttachError, CellStderr, HandshakeError, PeerRefusal, SegmentLimit, SpawnError, attach, launch,
+    },
     settings::Settings,
-    shm::{AttachError, CellStderr, HandshakeError, PeerRefusal, SegmentLimit, SpawnError, attach, launch},
 };
 
 cases! {

@@ -13,7 +13,7 @@
 //! | [`CreditTable`] | everybody | credit without messages, in shared memory |
 //!
 //! The links: `stream` over anything `AsyncRead + AsyncWrite`, `memory` within one process, and the
-//! segments of `crate::shm` on Linux.
+//! segments of `crate::segments` on Linux.
 
 pub(crate) mod codec;
 pub(crate) mod frame;

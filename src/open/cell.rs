@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     rpc::{connection::Connection, options::Options},
-    shm::{AttachError, CellStderr, Process, SpawnError, attach, launch},
+    segments::{AttachError, CellStderr, Process, SpawnError, attach, launch},
 };
 
 /// Starts a cell, and returns when it serves: when it has called [`cell`], not when it merely runs.

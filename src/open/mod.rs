@@ -3,4 +3,6 @@
 #[cfg(target_os = "linux")]
 pub(crate) mod cell;
 pub mod local;
+#[cfg(target_os = "linux")]
+pub mod shm;
 pub mod stream;

@@ -17,6 +17,9 @@ pub enum Kind {
     Tcp,
     #[cfg(target_os = "linux")]
     Shm,
+    /// Shared memory by the path of a socket, with the far end in this process.
+    #[cfg(target_os = "linux")]
+    ShmPath,
     /// Through proxies in this process, which stand between links of these kinds, from the caller on.
     Proxied(&'static [Kind]),
 }
@@ -134,6 +137,14 @@ pub async fn link(kind: Kind, near: Options, far: Options) -> (Connection, Far) 
         Kind::Shm => {
             let cell = adjoin::spawn(cell_command(), near).await.unwrap();
             (cell.connection().clone(), Far::Process { _cell: cell })
+        }
+        #[cfg(target_os = "linux")]
+        Kind::ShmPath => {
+            let folder = tempfile::tempdir().unwrap();
+            let listener = adjoin::shm::listen(folder.path().join("suite.sock")).unwrap();
+            let accept = async { listener.accept().await?.establish(far).await };
+            let (near, far) = tokio::try_join!(adjoin::shm::connect(listener.path(), near), accept).unwrap();
+            (near, Far::Here { connection: far })
         }
     }
 }

@@ -236,6 +236,9 @@ impl Server {
             Kind::Shm => {
                 Reconnecting::builder(reconnect::cell(|| server_command(None, None), Options::new()))
             }
+            // `tests/shm.rs` has that.
+            #[cfg(target_os = "linux")]
+            Kind::ShmPath => unreachable!("no server of these tests is reached by shared memory and a path"),
             Kind::Proxied(_) => unreachable!("no server of these tests is reached through a proxy"),
         };
         builder.backoff(quick())

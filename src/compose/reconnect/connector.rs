@@ -105,6 +105,16 @@ pub fn uds(path: impl Into<std::path::PathBuf>, options: Options) -> impl Connec
     }
 }
 
+/// Shares memory with the process that [listens](crate::shm::listen) on a path.
+#[cfg(target_os = "linux")]
+pub fn shm(path: impl Into<std::path::PathBuf>, options: Options) -> impl Connector {
+    let path = Arc::new(path.into());
+    move || {
+        let (path, options) = (Arc::clone(&path), options.clone());
+        async move { crate::open::shm::connect(&*path, options).await }
+    }
+}
+
 /// Connects over TCP, with `TCP_NODELAY` set. A name is looked up anew each time.
 pub fn tcp(address: impl ToSocketAddrs + Clone + Send + Sync + 'static, options: Options) -> impl Connector {
     let address = Arc::new(address);

@@ -84,6 +84,8 @@ use std::{fmt, sync::Arc};
 
 #[cfg(target_os = "linux")]
 pub use self::cell::cell;
+#[cfg(target_os = "linux")]
+pub use self::connector::shm;
 #[cfg(unix)]
 pub use self::connector::uds;
 use self::shared::Shared;

@@ -22,7 +22,7 @@ use crate::{
         note::Note,
         segment,
     },
-    shm::attach,
+    segments::attach,
 };
 
 /// The test's side of a puppet.

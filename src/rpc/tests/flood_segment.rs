@@ -20,9 +20,9 @@ use crate::{
         rx::Rx,
         waiters::lock,
     },
+    segments::pair_for_test,
     session::{answer::Verdict, channels::Arrived, connections::ConnKey},
     settings::{Settings, Waiting},
-    shm::pair_for_test,
 };
 
 const HANG: Method = method("Stuck", "hang", MethodId::new(1), false, false);

@@ -21,9 +21,9 @@ use crate::{
         connect::ConnectOptions, connection::Connection, deliver::Deliver, errors::Never, options::Options,
         rx::Rx, waiters::lock,
     },
+    segments::pair_for_test,
     session::metadata::Metadata,
     settings::Waiting,
-    shm::pair_for_test,
 };
 
 /// A window of eight elements.

@@ -9,6 +9,7 @@
 //! | `control`, `handshake` | messages with descriptors over a socket; how two sides agree |
 //! | `spawn`, `process`, `stderr` | a host starts a cell, owns its process, and shows what it complains of |
 //! | `cell` | a cell finds its host |
+//! | `strangers` | two processes that found each other by a path |
 //! | `link` | two halves and a socket become a [`Parts`](crate::link::Parts) |
 //! | `sender`, `receiver`, `frame`, `credit`, `spin` | the parts of a link |
 //! | `bell`, `futex` | how sleepers are woken: a task by a byte on the socket, a thread by a futex |
@@ -48,6 +49,7 @@ mod sender;
 mod spawn;
 mod spin;
 mod stderr;
+mod strangers;
 
 pub use cell::AttachError;
 pub use handshake::{HandshakeError, PeerRefusal, SegmentLimit};
@@ -60,3 +62,5 @@ pub(crate) use cell::attach;
 pub(crate) use link::tests::pair_for_test;
 pub(crate) use process::Process;
 pub(crate) use spawn::launch;
+pub use strangers::OpenError;
+pub(crate) use strangers::{join, offer};

@@ -13,7 +13,7 @@ use crate::{
         Body, ChannelRef, CreditSlot, EncodeFault, Encoder, Head, Message, SendFault, Sink,
         testing::{Collector, DATA, message},
     },
-    shm::{control::Control, handshake},
+    segments::{control::Control, handshake},
 };
 
 const GEOMETRY: Geometry =

@@ -12,7 +12,7 @@ use super::*;
 use crate::{
     error::LinkEnd,
     link::testing::{Collector, DATA, message},
-    shm::attach,
+    segments::attach,
 };
 
 fn shell(script: &str) -> Command {

@@ -136,7 +136,7 @@ async fn nonsense_is_refused_by_what_is_wrong_with_it() {
 async fn descriptors_that_come_with_a_ring_of_the_bell_are_closed() {
     let (control, peer) = pair();
     let pipe = send_pipe(&peer, &[1], 2);
-    let bell = crate::shm::bell::Bell::new(control.into_socket());
+    let bell = crate::segments::bell::Bell::new(control.into_socket());
     std::future::poll_fn(|cx| bell.poll_heard(cx)).await.unwrap();
     assert!(!is_open(&pipe), "leaked");
 }

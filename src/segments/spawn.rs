@@ -213,7 +213,7 @@ fn spawn(command: &mut Command, theirs: OwnedFd) -> Result<std::process::Child, 
 }
 
 /// The limits of the segment, as the host sets them.
-fn geometry(settings: &Settings) -> Geometry {
+pub(super) fn geometry(settings: &Settings) -> Geometry {
     Geometry {
         ring_bytes: settings.ring_bytes,
         channel_slots: settings.channel_slots,

@@ -147,7 +147,7 @@ fn check_credentials(socket: &UnixStream, host: u32) -> Result<(), HandshakeErro
 }
 
 /// Refuses an offer by another process, or with a handle on another.
-fn check_host(host: u32, offered: u32, pidfd: &OwnedFd) -> Result<(), HandshakeError> {
+pub(super) fn check_host(host: u32, offered: u32, pidfd: &OwnedFd) -> Result<(), HandshakeError> {
     if offered == host && exit::pid(pidfd) == Some(host) { Ok(()) } else { Err(HandshakeError::NoHost) }
 }
 

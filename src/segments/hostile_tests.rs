@@ -18,7 +18,7 @@ use crate::{
         CreditSlot, SendFault,
         testing::{Collector, DATA},
     },
-    shm::{poller, seals, segment},
+    segments::{poller, seals, segment},
 };
 
 const GEOMETRY: Geometry =
