@@ -9,7 +9,9 @@ use std::{
 };
 
 use adjoin::{
-    CallError, Deduplicate, LinkEnd, Metadata, Options, RecvError, Settings, channel, local,
+    CallError, Caller, Deduplicate, LinkEnd, Metadata, Options, RecvError, Settings, channel,
+    intercept::{InterceptedCall, Intercepting, Interceptor, Next},
+    local,
     reconnect::{ConnectFailure, Reconnecting, RetryBudget, State as Stand},
     stream,
 };
@@ -150,7 +152,7 @@ async fn calls_that_wait_for_room_when_their_link_ends_were_not_sent_and_are_mad
     let state = State::new();
     // The first peer greets, and reads nothing.
     let mute = Arc::new(Mutex::new(None));
-    let client = Reconnecting::new({
+    let connector = {
         let (state, mute) = (Arc::clone(&state), Arc::clone(&mute));
         move || {
             let (near, mut far) = tokio::io::duplex(512);
@@ -168,7 +170,10 @@ async fn calls_that_wait_for_room_when_their_link_ends_were_not_sent_and_are_mad
                 Ok::<_, ConnectFailure>(stream::connect(near, narrow).await?)
             }
         }
-    });
+    };
+    // None of that is a repetition, which the builder would forbid.
+    let budget = RetryBudget::default().ratio(0.0).per_second(0).capacity(0);
+    let client = Reconnecting::builder(connector).max_repeats(0).budget(budget).build();
     client.connection().await.unwrap();
     let till = TillClient::new(&client);
     let (mut calls, mut streaming) = (Vec::new(), Vec::new());
@@ -410,6 +415,35 @@ async fn a_closed_client_says_so_to_all_calls_and_what_was_sent_is_unknown() {
     client.close().await;
     let result = waiting.await.unwrap();
     assert!(matches!(result, Err(CallError::Unconnected { attempts: 0, .. })), "{result:?}");
+}
+
+/// Counts calls, and hides nothing of them.
+struct Count(Arc<AtomicU32>);
+
+impl Interceptor for Count {
+    fn intercept<'a>(&'a self, call: &'a mut InterceptedCall, next: Next<'a>) -> Intercepting<'a> {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        Box::pin(next.run(call))
+    }
+}
+
+#[tokio::test]
+async fn an_interceptor_in_front_sees_one_call_however_often_it_is_made() {
+    let _hang = Watchdog::seconds(60);
+    let server = Server::start(Kind::Uds, State::new()).await;
+    let (client, seen) = (server.builder().build(), Arc::new(AtomicU32::new(0)));
+    let caller = Caller::from(&client).with_interceptor(Count(Arc::clone(&seen)));
+    server.state.hang.store(true, Ordering::SeqCst);
+    let again = tokio::spawn(TillClient::new(&caller).again());
+    for _ in 0..2 {
+        server.state.entered().await;
+        server.cut();
+    }
+    server.state.entered().await;
+    server.state.hang.store(false, Ordering::SeqCst);
+    server.cut();
+    assert_eq!(again.await.unwrap().unwrap(), 4);
+    assert_eq!(seen.load(Ordering::SeqCst), 1);
 }
 
 /// Gives its own calls no more time than it has.

@@ -10,7 +10,7 @@ use adjoin::{
 use crate::{
     calls::{kill, on_two_threads},
     common::{links::Kind, watchdog::Watchdog},
-    rig::{STAYS, Server, State, TillClient, server_command},
+    rig::{FAREWELL, STAYS, Server, State, TillClient, server_command},
 };
 
 #[test]
@@ -34,6 +34,29 @@ fn a_cell_that_stays_after_its_link_is_killed_and_reaped_before_the_next_one_is_
         while is_there(second) {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
+    });
+}
+
+#[test]
+fn a_cell_whose_link_has_ended_has_time_to_go_before_the_next_one_is_started() {
+    let _hang = Watchdog::seconds(60);
+    on_two_threads(async {
+        let folder = tempfile::tempdir().unwrap();
+        let farewell = folder.path().join("farewell");
+        let command = {
+            let farewell = farewell.clone();
+            move || {
+                let mut command = server_command(None, None);
+                command.env(FAREWELL, &farewell);
+                command
+            }
+        };
+        let client = Reconnecting::new(reconnect::cell(command, Options::new()));
+        let till = TillClient::new(&client);
+        till.pid().await.unwrap();
+        client.connection().await.unwrap().close().await;
+        till.pid().await.unwrap();
+        assert_eq!(std::fs::read(&farewell).unwrap(), b"bye");
     });
 }
 

@@ -340,6 +340,9 @@ where
 
 const SOCKET: &str = "ADJOIN_TEST_TILL_SOCKET";
 const FILE: &str = "ADJOIN_TEST_TILL_FILE";
+/// Where a cell writes its last word, some time after its link has ended.
+#[cfg(target_os = "linux")]
+pub const FAREWELL: &str = "ADJOIN_TEST_TILL_FAREWELL";
 /// A cell that stays when its link has ended.
 #[cfg(target_os = "linux")]
 pub const STAYS: &str = "ADJOIN_TEST_TILL_STAYS";
@@ -380,6 +383,10 @@ pub fn serve_if_server() {
         {
             let host = adjoin::cell(options).await.unwrap();
             host.closed().await;
+            if let Some(farewell) = env::var_os(FAREWELL) {
+                tokio::time::sleep(Duration::from_millis(50)).await; // it has things to put in order
+                std::fs::write(farewell, "bye").unwrap();
+            }
             if env::var_os(STAYS).is_some() {
                 std::future::pending::<()>().await;
             }
