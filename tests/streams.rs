@@ -142,6 +142,13 @@ macro_rules! behaviours {
         mod tcp { $(#[test] fn $name() { super::run(super::Kind::Tcp, super::$name); })* }
         #[cfg(target_os = "linux")]
         mod shm { $(#[test] fn $name() { super::run(super::Kind::Shm, super::$name); })* }
+        /// Through a proxy, from a socket into shared memory.
+        #[cfg(target_os = "linux")]
+        mod uds_proxy_shm {
+            $(#[test] fn $name() {
+                super::run(super::Kind::Proxied(&[super::Kind::Uds, super::Kind::Shm]), super::$name);
+            })*
+        }
     };
 }
 

@@ -38,6 +38,7 @@
 //! |---|---|
 //! | [`uds`] | links over a Unix socket, by its path |
 //! | [`tcp`] | links over TCP |
+//! | `shm` | shared memory with the process that listens on a path (Linux) |
 //! | `cell` | processes, each linked over shared memory (Linux) |
 //! | a closure, or any [`Connector`] | whatever it returns |
 //!
