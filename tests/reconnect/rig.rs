@@ -340,6 +340,9 @@ where
 
 const SOCKET: &str = "ADJOIN_TEST_TILL_SOCKET";
 const FILE: &str = "ADJOIN_TEST_TILL_FILE";
+/// A server that shares memory with those who find it at its socket.
+#[cfg(target_os = "linux")]
+pub const SHARES: &str = "ADJOIN_TEST_TILL_SHARES";
 /// Where a cell writes its last word, some time after its link has ended.
 #[cfg(target_os = "linux")]
 pub const FAREWELL: &str = "ADJOIN_TEST_TILL_FAREWELL";
@@ -373,6 +376,14 @@ pub fn serve_if_server() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         if let Some(path) = socket {
+            #[cfg(target_os = "linux")]
+            if env::var_os(SHARES).is_some() {
+                let listener = adjoin::shm::listen(&path).unwrap();
+                while let Ok(incoming) = listener.accept().await {
+                    let options = options.clone();
+                    tokio::spawn(async move { incoming.establish(options).await.unwrap().closed().await });
+                }
+            }
             let _ = std::fs::remove_file(&path);
             let listener = UnixListener::bind(&path).unwrap();
             while let Ok((socket, _)) = listener.accept().await {

@@ -13,7 +13,7 @@ use std::{
 
 use adjoin::{
     CallError, Deduplicate, Options,
-    reconnect::{self, Reconnecting, RetryBudget},
+    reconnect::{self, Builder, Reconnecting, RetryBudget},
 };
 
 use crate::{
@@ -159,29 +159,41 @@ fn a_server_restarted_a_thousand_times_that_deduplicates_runs_each_call_exactly_
     });
 }
 
-/// A process over a Unix socket, killed by SIGKILL. It counts in a file.
+/// Processes, killed by SIGKILL, that can be reached over a Unix socket, or find each other there. They count in a file.
 #[test]
 fn a_process_killed_again_and_again_counts_no_call_that_its_caller_does_not_know_of() {
     let _hang = Watchdog::seconds(300);
     on_two_threads(async {
-        let folder = tempfile::tempdir().unwrap();
-        let (socket, file) = (folder.path().join("till.sock"), folder.path().join("count"));
-        let start = || Reaped(server_command(Some(&socket), Some(&file)).spawn().unwrap());
-        let mut server = start();
-        let client = Reconnecting::builder(reconnect::uds(&socket, Options::new())).backoff(quick()).build();
-        let callers = Callers::start(&client);
-        for _ in 0..40 {
-            client.connection().await.unwrap();
-            a_moment().await;
-            drop(server);
-            server = start();
+        kill_a_process("uds", |path| Reconnecting::builder(reconnect::uds(path, Options::new())), &[]).await;
+        #[cfg(target_os = "linux")]
+        {
+            let connect = |path: &Path| Reconnecting::builder(reconnect::shm(path, Options::new()));
+            kill_a_process("shm by path", connect, &[crate::rig::SHARES]).await;
         }
-        client.connection().await.unwrap();
-        let told = callers.told().await;
-        drop(server);
-        told.check("process, 40 kills", counted(&file));
-        told.check_stake(1);
     });
+}
+
+async fn kill_a_process(what: &str, connect: impl FnOnce(&Path) -> Builder, flags: &[&str]) {
+    let folder = tempfile::tempdir().unwrap();
+    let (socket, file) = (folder.path().join("till.sock"), folder.path().join("count"));
+    let start = || {
+        let mut command = server_command(Some(&socket), Some(&file));
+        Reaped(command.envs(flags.iter().map(|flag| (flag, "yes"))).spawn().unwrap())
+    };
+    let mut server = start();
+    let client = connect(&socket).backoff(quick()).build();
+    let callers = Callers::start(&client);
+    for _ in 0..40 {
+        client.connection().await.unwrap();
+        a_moment().await;
+        drop(server);
+        server = start();
+    }
+    client.connection().await.unwrap();
+    let told = callers.told().await;
+    drop(server);
+    told.check(&format!("{what}, 40 kills"), counted(&file));
+    told.check_stake(1);
 }
 
 /// A cell over shared memory, respawned by its connector. It counts in a file.

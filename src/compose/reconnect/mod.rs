@@ -40,6 +40,7 @@
 //! | [`tcp`] | links over TCP |
 //! | `shm` | shared memory with the process that listens on a path (Linux) |
 //! | `cell` | processes, each linked over shared memory (Linux) |
+//! | `shm` | shared memory with the process that listens on a path (Linux) |
 //! | a closure, or any [`Connector`] | whatever it returns |
 //!
 //! # Which calls are made again
