@@ -195,8 +195,8 @@ impl RawCall {
     }
 }
 
-/// What timers are exact to.
-const TICK: Duration = Duration::from_millis(2);
+/// What the timers of two sides are exact to.
+pub(super) const TICK: Duration = Duration::from_millis(2);
 
 /// A request that went out.
 struct Sent {

@@ -10,7 +10,10 @@ use tokio::time::Instant;
 use super::link::other;
 use crate::{
     error::{ConnectionEnd, LinkEnd},
-    rpc::errors::{CallError, RecvError, Refusal, SendError},
+    rpc::{
+        errors::{CallError, RecvError, Refusal, SendError},
+        raw_call::TICK,
+    },
 };
 
 /// A connection, root or virtual. What is by side is 0 for the link's initiator.
@@ -365,7 +368,8 @@ impl Ledger {
                     || over
                     || ((self.crowded || self.few_channels || draining) && op.starts == 0)
             }
-            Outcome::TimedOut => over,
+            // Cancelled by the peer within a tick of the deadline is timed out, too: the peer has one of its own.
+            Outcome::TimedOut => op.deadline.is_some_and(|deadline| now + TICK >= deadline),
             Outcome::Refused(refusal) => kind.may_be_refused(refusal) && op.starts == 0,
             Outcome::Ended(_) | Outcome::Dropped => true,
             Outcome::InvalidResponse => self.few_channels && kind.returns_streams() && op.starts == 1,
