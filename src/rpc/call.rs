@@ -65,12 +65,17 @@ use crate::{
 /// A call that is dropped before it is done may or may not have run.
 #[must_use = "a call does nothing until it is awaited"]
 pub struct Call<A, T, E> {
-    method: &'static Method,
+    raw: Untyped,
     /// `None` once they were sent, or handed on.
     arguments: Option<Typed<A>>,
+    result: PhantomData<fn() -> (T, E)>,
+}
+
+/// A call without its types: what it does is compiled once, not once a method.
+struct Untyped {
+    method: &'static Method,
     options: CallOptions,
     state: State,
-    result: PhantomData<fn() -> (T, E)>,
 }
 
 enum State {
@@ -88,19 +93,55 @@ struct Typed<A>(A);
 
 impl<A: Arguments> Payload for Typed<A> {
     fn encode(&self, out: &mut Encoder<'_>, first_id: u64) -> Result<Vec<Bound>, EncodeFault> {
-        scope::encoding(first_id, || self.0.encode(out))
+        scope::encoding(first_id, &mut || self.0.encode(out))
+    }
+}
+
+/// The arguments of a call, while they are there.
+trait Unsent {
+    fn payload(&self) -> Option<&dyn Payload>;
+    /// Takes them out, for others to send.
+    fn take(&mut self) -> Option<Box<dyn Payload>>;
+    /// They were sent.
+    fn clear(&mut self);
+}
+
+impl<A: Arguments> Unsent for Option<Typed<A>> {
+    fn payload(&self) -> Option<&dyn Payload> {
+        match self {
+            Some(arguments) => Some(arguments),
+            None => None,
+        }
+    }
+
+    fn take(&mut self) -> Option<Box<dyn Payload>> {
+        match self.take() {
+            Some(arguments) => Some(Box::new(arguments)),
+            None => None,
+        }
+    }
+
+    fn clear(&mut self) {
+        *self = None;
+    }
+}
+
+/// What a call is to bring, as it is read from its answer.
+trait Expected {
+    /// Reads the value, or the error if it is none.
+    fn read(&mut self, ok: bool, bytes: &[u8], nesting: u32) -> Result<(), DecodeError>;
+}
+
+impl<T: DeserializeOwned + 'static, E: DeserializeOwned + 'static> Expected for Option<Result<T, E>> {
+    fn read(&mut self, ok: bool, bytes: &[u8], nesting: u32) -> Result<(), DecodeError> {
+        *self = Some(if ok { Ok(decode_value(bytes, nesting)?) } else { Err(decode_value(bytes, nesting)?) });
+        Ok(())
     }
 }
 
 impl<A, T, E> Call<A, T, E> {
     pub(crate) fn new(caller: Caller, method: &'static Method, arguments: A) -> Self {
-        Call {
-            method,
-            arguments: Some(Typed(arguments)),
-            options: CallOptions::default(),
-            state: State::New(caller),
-            result: PhantomData,
-        }
+        Call { raw: Untyped::new(caller, method), arguments: Some(Typed(arguments)), result: PhantomData }
     }
 
     /// Gives the call a time limit: it fails with [`CallError::TimedOut`] when that is over, and its handler
@@ -110,13 +151,13 @@ impl<A, T, E> Call<A, T, E> {
     /// A call that a handler makes has no more time than the handler itself, also without this: what is left of
     /// [`Context::deadline`](crate::Context::deadline) travels with it.
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
-        self.options.timeout = Some(timeout);
+        self.raw.options.timeout = Some(timeout);
         self
     }
 
     /// Sends metadata with the request. What is beyond the limits of [`Metadata`] refuses the call.
     pub fn with_metadata(mut self, metadata: Metadata) -> Self {
-        self.options.metadata = metadata;
+        self.raw.options.metadata = metadata;
         self
     }
 
@@ -125,14 +166,14 @@ impl<A, T, E> Call<A, T, E> {
     ///
     /// Calls that open streams are not deduplicated.
     pub fn with_nonce(mut self, nonce: Nonce) -> Self {
-        self.options.nonce = Some(nonce);
+        self.raw.options.nonce = Some(nonce);
         self
     }
 
     /// The method that is called.
     #[must_use]
     pub fn method(&self) -> &'static Method {
-        self.method
+        self.raw.method
     }
 }
 
@@ -155,37 +196,13 @@ where
     /// On sockets and in-process the link's runtime reads the answer, so the thread must not be one that this
     /// runtime needs: do not call it inside of async code.
     pub fn block(self) -> Result<T, CallError<E>> {
-        let State::New(caller) = &self.state else { return block_on(self) };
+        let State::New(caller) = &self.raw.state else { return block_on(self) };
         match caller.direct() {
             Some(connection) => {
                 let hub = Arc::clone(connection.hub());
                 block_on_link(&hub, self)
             }
             None => block_on(self),
-        }
-    }
-
-    fn read(
-        payload: &[u8],
-        channels: Unclaimed,
-        nesting: u32,
-        metadata: &Metadata,
-    ) -> Result<T, CallError<E>> {
-        let Some((verdict, value)) = Verdict::split(payload) else {
-            return Err(CallError::InvalidResponse(DecodeError::refused("it is no answer to a call")));
-        };
-        match verdict {
-            Verdict::Ok => match scope::decoding(channels, || decode_value(value, nesting)) {
-                (Ok(value), true) => Ok(value),
-                (Ok(_), false) => Err(CallError::InvalidResponse(DecodeError::refused(scope::LEFT_OVER))),
-                (Err(error), _) => Err(CallError::InvalidResponse(error)),
-            },
-            Verdict::User => {
-                Err(decode_value(value, nesting).map_or_else(CallError::InvalidResponse, CallError::User))
-            }
-            Verdict::UnknownMethod => Err(CallError::UnknownMethod),
-            Verdict::InvalidPayload => Err(CallError::InvalidPayload),
-            Verdict::Cancelled => Err(Reason::of(metadata).map_or(CallError::Cancelled, Reason::into_error)),
         }
     }
 }
@@ -200,32 +217,62 @@ where
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        let reply = match ready!(this.poll_reply(cx)) {
-            Ok(reply) => reply,
-            Err(error) => {
-                this.state = State::Done;
-                return Poll::Ready(Err(error.widen()));
-            }
-        };
-        let result = Self::read(&reply.payload, reply.channels, reply.nesting, &reply.metadata);
-        if let State::Direct(mut call) = mem::replace(&mut this.state, State::Done) {
-            call.recycle(reply.payload);
-        }
-        Poll::Ready(result)
+        let mut result: Option<Result<T, E>> = None;
+        Poll::Ready(match ready!(this.raw.poll(cx, &mut this.arguments, &mut result)) {
+            Some(error) => Err(error.widen()),
+            None => match result {
+                Some(Ok(value)) => Ok(value),
+                Some(Err(error)) => Err(CallError::User(error)),
+                None => Err(CallError::InvalidResponse(DecodeError::refused(NO_ANSWER))),
+            },
+        })
     }
 }
 
-impl<A: Arguments, T, E> Call<A, T, E> {
+/// What is wrong with a payload that has no verdict.
+const NO_ANSWER: &str = "it is no answer to a call";
+
+impl Untyped {
+    fn new(caller: Caller, method: &'static Method) -> Self {
+        Untyped { method, options: CallOptions::default(), state: State::New(caller) }
+    }
+
+    /// Polls for the result, which is read into `result` unless there is an error that is not the service's.
+    fn poll(
+        &mut self,
+        cx: &mut TaskContext<'_>,
+        arguments: &mut dyn Unsent,
+        result: &mut dyn Expected,
+    ) -> Poll<Option<CallError>> {
+        let reply = match ready!(self.poll_reply(cx, arguments)) {
+            Ok(reply) => reply,
+            Err(error) => {
+                self.state = State::Done;
+                return Poll::Ready(Some(error));
+            }
+        };
+        let Reply { payload, channels, metadata, nesting } = reply;
+        let read = read(&payload, channels, &metadata, nesting, result);
+        if let State::Direct(mut call) = mem::replace(&mut self.state, State::Done) {
+            call.recycle(payload);
+        }
+        Poll::Ready(read.err())
+    }
+
     /// Polls for the answer, whatever it says.
-    fn poll_reply(&mut self, cx: &mut TaskContext<'_>) -> Poll<Result<Reply, CallError>> {
+    fn poll_reply(
+        &mut self,
+        cx: &mut TaskContext<'_>,
+        arguments: &mut dyn Unsent,
+    ) -> Poll<Result<Reply, CallError>> {
         if let State::New(_) = self.state {
-            self.start()?;
+            self.start(arguments)?;
         }
         match &mut self.state {
             State::Direct(call) => {
-                if let Some(arguments) = &self.arguments {
-                    ready!(call.poll_send(cx, arguments))?;
-                    self.arguments = None;
+                if let Some(payload) = arguments.payload() {
+                    ready!(call.poll_send(cx, payload))?;
+                    arguments.clear();
                 }
                 call.poll_reply(cx)
             }
@@ -235,14 +282,13 @@ impl<A: Arguments, T, E> Call<A, T, E> {
     }
 
     /// The first poll: a request straight to the link, or a call handed to what manages it.
-    fn start(&mut self) -> Result<(), CallError> {
+    fn start(&mut self, arguments: &mut dyn Unsent) -> Result<(), CallError> {
         let State::New(caller) = mem::replace(&mut self.state, State::Done) else { return Ok(()) };
         let options = mem::take(&mut self.options);
         self.state = match caller.into_route() {
             Route::Direct(connection) => State::Direct(RawCall::new(connection, self.method.id, options)?),
             Route::Managed(manage) => {
-                let Some(arguments) = self.arguments.take() else { return Ok(()) };
-                let payload = Box::new(arguments);
+                let Some(payload) = arguments.take() else { return Ok(()) };
                 let (method_id, method) = (self.method.id, Some(self.method));
                 State::Managed(manage.start(OutgoingCall { method_id, method, payload, options }))
             }
@@ -251,8 +297,29 @@ impl<A: Arguments, T, E> Call<A, T, E> {
     }
 }
 
+/// Reads an answer: what the service returned goes to `result`.
+fn read(
+    payload: &[u8],
+    channels: Unclaimed,
+    metadata: &Metadata,
+    nesting: u32,
+    result: &mut dyn Expected,
+) -> Result<(), CallError> {
+    let Some((verdict, value)) = Verdict::split(payload) else {
+        return Err(CallError::InvalidResponse(DecodeError::refused(NO_ANSWER)));
+    };
+    match verdict {
+        Verdict::Ok => scope::decoding(channels, &mut || result.read(true, value, nesting))
+            .map_err(CallError::InvalidResponse),
+        Verdict::User => result.read(false, value, nesting).map_err(CallError::InvalidResponse),
+        Verdict::UnknownMethod => Err(CallError::UnknownMethod),
+        Verdict::InvalidPayload => Err(CallError::InvalidPayload),
+        Verdict::Cancelled => Err(Reason::of(metadata).map_or(CallError::Cancelled, Reason::into_error)),
+    }
+}
+
 impl<A, T, E> std::fmt::Debug for Call<A, T, E> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Call").field("method", &self.method.name).finish_non_exhaustive()
+        f.debug_struct("Call").field("method", &self.raw.method.name).finish_non_exhaustive()
     }
 }

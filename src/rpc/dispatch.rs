@@ -15,7 +15,7 @@ use super::{
     connection::Connection,
     dedup::{Joint, Recorder},
     errors::Never,
-    handler::Origin,
+    handler::{Origin, Serving},
     intercept::{Chain, Outcome},
     introspection,
     method::{Method, Service},
@@ -223,10 +223,16 @@ impl<'a> IncomingRequest<'a> {
         F: FnOnce(Args) -> Fut + Send + 'static,
         Fut: Future<Output = T> + Send + 'static,
     {
-        self.serve_with(method, handler, |handled, responder| async move {
-            let result = handled.await;
-            responder.result::<T, Never>(Ok(result)).await
-        })
+        let Some((arguments, responder, serving)) = self.read(method) else { return Dispatch(()) };
+        let handled = handler(arguments);
+        serving.handle(
+            method,
+            Box::pin(async move {
+                let mut result: Result<T, Never> = Ok(handled.await);
+                responder.result(&mut result).await
+            }),
+        );
+        Dispatch(())
     }
 
     /// Serves the request with a handler that has an error of its own. See
@@ -239,43 +245,48 @@ impl<'a> IncomingRequest<'a> {
         F: FnOnce(Args) -> Fut + Send + 'static,
         Fut: Future<Output = Result<T, E>> + Send + 'static,
     {
-        self.serve_with(method, handler, |handled, responder| async move {
-            let result = handled.await;
-            responder.result(result).await
-        })
-    }
-
-    fn serve_with<Args, F, Fut, Answer>(
-        self,
-        method: &'static Method,
-        handler: F,
-        answer: impl FnOnce(Fut, Responder) -> Answer,
-    ) -> Dispatch
-    where
-        Args: Arguments,
-        F: FnOnce(Args) -> Fut,
-        Answer: Future<Output = Outcome> + Send + 'static,
-    {
-        let nesting = self.connection().hub().max_nesting;
-        let (origin, Unread { mut responder, channels, payload }) = self.split();
-        let (arguments, complete) = scope::decoding(channels, || Args::decode(&payload, nesting));
-        match arguments {
-            Ok(arguments) if complete => {
-                let serving = origin.about_to_serve(Some(method), &mut responder);
-                serving.handle(method, Box::pin(answer(handler(arguments), responder)));
-            }
-            refused => unreadable(method, refused.err(), responder),
-        }
+        let Some((arguments, responder, serving)) = self.read(method) else { return Dispatch(()) };
+        let handled = handler(arguments);
+        serving.handle(
+            method,
+            Box::pin(async move {
+                let mut result = handled.await;
+                responder.result(&mut result).await
+            }),
+        );
         Dispatch(())
     }
+
+    fn read<Args: Arguments>(self, method: &'static Method) -> Option<(Args, Responder, Serving)> {
+        let mut arguments = None;
+        let (responder, serving) = self.decode(method, &mut |payload, nesting| {
+            arguments = Some(Args::decode(payload, nesting)?);
+            Ok(())
+        })?;
+        Some((arguments?, responder, serving))
+    }
+
+    /// Reads the arguments, or refuses the request. Knows no types, so that it is compiled once, not once a method.
+    fn decode(
+        self,
+        method: &'static Method,
+        decode: &mut DecodeArguments<'_>,
+    ) -> Option<(Responder, Serving)> {
+        let nesting = self.connection().hub().max_nesting;
+        let (origin, Unread { mut responder, channels, payload }) = self.split();
+        if let Err(why) = scope::decoding(channels, &mut || decode(&payload, nesting)) {
+            // "Arguments that do not decode (trailing bytes included): `01 02`."
+            tracing::debug!(method = method.name, %why, "arguments could not be read");
+            responder.refuse(Verdict::InvalidPayload);
+            return None;
+        }
+        let serving = origin.about_to_serve(Some(method), &mut responder);
+        Some((responder, serving))
+    }
 }
 
-/// "Arguments that do not decode (trailing bytes included): `01 02`."
-fn unreadable(method: &Method, why: Option<DecodeError>, responder: Responder) {
-    let why = why.unwrap_or_else(|| DecodeError::refused(scope::LEFT_OVER));
-    tracing::debug!(method = method.name, %why, "arguments could not be read");
-    responder.refuse(Verdict::InvalidPayload);
-}
+/// What reads the arguments of a request out of its payload, of so many levels at most.
+type DecodeArguments<'d> = dyn FnMut(&[u8], u32) -> Result<(), DecodeError> + 'd;
 
 impl std::fmt::Debug for IncomingRequest<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -42,6 +42,28 @@ pub(crate) struct Responder {
     rejected: Option<Arc<OnceLock<Reason>>>,
 }
 
+/// What a handler returned. What is done with it is compiled once, not once a method.
+pub(crate) trait Returned {
+    /// `Ok`, or `User` for an error of its own.
+    fn verdict(&self) -> Verdict;
+
+    /// Appends the value or the error.
+    fn encode(&self, out: &mut Encoder<'_>) -> postcard::Result<()>;
+}
+
+impl<T: Serialize + 'static, E: Serialize + 'static> Returned for Result<T, E> {
+    fn verdict(&self) -> Verdict {
+        if self.is_ok() { Verdict::Ok } else { Verdict::User }
+    }
+
+    fn encode(&self, out: &mut Encoder<'_>) -> postcard::Result<()> {
+        match self {
+            Ok(value) => encode_value(value, out),
+            Err(error) => encode_value(error, out),
+        }
+    }
+}
+
 impl Responder {
     pub(crate) fn new(connection: Connection, conn: ConnKey, request_id: u64, opened: &[ChannelRef]) -> Self {
         let channels = opened.iter().map(|channel| channel.id).collect();
@@ -68,34 +90,27 @@ impl Responder {
     /// requests that it may have running.
     ///
     /// The result is encoded straight into the link, under the locks of session and sender.
-    pub(crate) async fn result<T, E>(mut self, result: Result<T, E>) -> Outcome
-    where
-        T: Serialize + Send + 'static,
-        E: Serialize + Send + 'static,
-    {
+    pub(crate) async fn result(mut self, result: &mut (dyn Returned + Send)) -> Outcome {
         if let Some(recorder) = self.recorder.take()
-            && let Some(payload) = recorded(recorder, &result, self.connection.hub())
+            && let Some(payload) = recorded(recorder, result, self.connection.hub())
         {
             return self.payload(payload).await;
         }
-        let outcome = if result.is_ok() { Outcome::DONE } else { Outcome::SERVICE_ERROR };
+        let verdict = result.verdict();
         let mut place = Place::default();
         let sent = poll_fn(move |cx| {
-            self.poll_answer(cx, &mut place, &[], &mut |out, first_id| match &result {
-                Ok(value) => {
-                    out.extend(Verdict::Ok.bytes());
-                    scope::encoding(first_id, || encode_value(value, out))
+            self.poll_answer(cx, &mut place, &[], &mut |out, first_id| {
+                out.extend(verdict.bytes());
+                if verdict == Verdict::Ok {
+                    return scope::encoding(first_id, &mut || result.encode(out));
                 }
-                Err(error) => {
-                    out.extend(Verdict::User.bytes());
-                    // "and not inside an error type": no scope, so that a handle refuses.
-                    encode_value(error, out).map_err(scope::fault_without_scope)?;
-                    Ok(Vec::new())
-                }
+                // "and not inside an error type": no scope, so that a handle refuses.
+                result.encode(out).map_err(scope::fault_without_scope)?;
+                Ok(Vec::new())
             })
         })
         .await;
-        outcome.sent(sent)
+        Outcome::of(Some(verdict)).sent(sent)
     }
 
     /// Answers with a payload that is there already. Waits as [`result`](Responder::result).
@@ -201,25 +216,12 @@ impl Responder {
 
 /// Records what the handler returned, as the payload that answers it. `None`: it opens channels, so it is for this
 /// caller alone, and the record is that nobody knows.
-fn recorded<T, E>(recorder: Recorder, result: &Result<T, E>, hub: &Hub) -> Option<Arc<[u8]>>
-where
-    T: Serialize + 'static,
-    E: Serialize + 'static,
-{
-    struct Plain<'a, T, E>(&'a Result<T, E>, &'a Hub);
-    impl<T: Serialize + 'static, E: Serialize + 'static> Body for Plain<'_, T, E> {
+fn recorded(recorder: Recorder, result: &dyn Returned, hub: &Hub) -> Option<Arc<[u8]>> {
+    struct Plain<'a>(&'a dyn Returned, &'a Hub);
+    impl Body for Plain<'_> {
         fn encode(&mut self, out: &mut Encoder<'_>) -> Result<(), EncodeFault> {
-            match self.0 {
-                Ok(value) => {
-                    out.extend(Verdict::Ok.bytes());
-                    encode_value(value, out)
-                }
-                Err(error) => {
-                    out.extend(Verdict::User.bytes());
-                    encode_value(error, out)
-                }
-            }
-            .map_err(scope::fault_without_scope)?;
+            out.extend(self.0.verdict().bytes());
+            self.0.encode(out).map_err(scope::fault_without_scope)?;
             self.1.check_payload(out.len())
         }
     }

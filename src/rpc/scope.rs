@@ -16,6 +16,7 @@ use super::{
 use crate::{
     link::{EncodeFault, message::HandleFault},
     session::channels::STEP,
+    strict::DecodeError,
 };
 
 /// The handles that one encoding has met.
@@ -43,10 +44,11 @@ thread_local! {
 }
 
 /// Encodes values with their handles: ids count from `first_id`. Returns the handles met.
-#[inline]
-pub(crate) fn encoding<T>(
+///
+/// Knows no types, so that it is compiled once, not once a method.
+pub(crate) fn encoding(
     first_id: u64,
-    encode: impl FnOnce() -> postcard::Result<T>,
+    encode: &mut dyn FnMut() -> postcard::Result<()>,
 ) -> Result<Vec<Bound>, EncodeFault> {
     let scope = Encoding { next_id: first_id, bound: Vec::new(), fault: None };
     let outer = ENCODING.replace(Some(scope));
@@ -62,7 +64,7 @@ pub(crate) fn encoding<T>(
 }
 
 /// What is wrong with a message whose channels were not all taken.
-pub(crate) const LEFT_OVER: &str = "more streams came with it than stand in it";
+const LEFT_OVER: &str = "more streams came with it than stand in it";
 
 /// Puts the outer scope back, also when a value's `Serialize` panics.
 struct Restore(Option<Encoding>);
@@ -93,16 +95,21 @@ pub(crate) fn bind(channel: &Arc<Channel>, half: Half, unread: impl FnOnce() -> 
     })
 }
 
-/// Decodes values with their handles, which take `channels` in order. `false` when some were left over;
-/// those are dropped, which resets them.
-#[inline]
-pub(crate) fn decoding<T>(channels: Unclaimed, decode: impl FnOnce() -> T) -> (T, bool) {
+/// Decodes values with their handles, which take `channels` in order. Refused when some were left over; those are
+/// dropped, which resets them.
+///
+/// Knows no types, so that it is compiled once, not once a method.
+pub(crate) fn decoding(
+    channels: Unclaimed,
+    decode: &mut dyn FnMut() -> Result<(), DecodeError>,
+) -> Result<(), DecodeError> {
     // An empty list counts too: it hides the channels of an outer decoding.
     let outer = RestoreDecoding(DECODING.replace(Some(channels)));
-    let value = decode();
+    let decoded = decode();
     let rest = DECODING.take();
     drop(outer);
-    (value, rest.is_none_or(|rest| rest.is_empty()))
+    decoded?;
+    if rest.is_none_or(|rest| rest.is_empty()) { Ok(()) } else { Err(DecodeError::refused(LEFT_OVER)) }
 }
 
 /// Puts the outer scope back, also when a value's `Deserialize` panics.
