@@ -359,6 +359,9 @@ impl Body for BindingBody<'_, '_> {
         self.unbind();
         let bound = (self.encode)(out, self.first_id)?;
         self.hub.check_payload(out.len())?;
+        if bound.is_empty() {
+            return Ok(()); // without a look at the table, which costs a lock and a count
+        }
         self.hub.check_channels(bound.len())?;
         for bound in bound {
             let slot = self.hub.allot().ok_or(EncodeFault::NoSlot)?;
