@@ -9,7 +9,7 @@
 use std::{
     error::Error,
     sync::atomic::{AtomicU32, Ordering::Relaxed},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use adjoin::{
@@ -72,9 +72,8 @@ struct Log;
 impl Interceptor for Log {
     fn intercept<'a>(&'a self, call: &'a mut InterceptedCall, next: Next<'a>) -> Intercepting<'a> {
         Box::pin(async move {
-            let began = Instant::now();
             let outcome = next.run(call).await;
-            let (service, method, took) = (call.service_name(), call.method_name(), began.elapsed());
+            let (service, method, took) = (call.service_name(), call.method_name(), call.elapsed());
             println!("  {service}.{method}: {outcome}, after {} ms", took.as_millis());
             outcome
         })

@@ -123,8 +123,10 @@ impl Interceptor for Log {
             let method = call.method_name();
             self.write(format!("{} {method} {:?}", self.name, call.side()));
             let mut dropped = Dropped(Some((self, method)));
+            let began = call.elapsed();
             let outcome = next.run(call).await;
             dropped.0 = None;
+            assert!(call.elapsed() >= began, "{began:?}");
             self.write(format!("{} {method} {outcome}", self.name));
             outcome
         })

@@ -12,6 +12,7 @@ use std::{
 use tokio::task::AbortHandle;
 
 use super::{
+    clock::now,
     connection::Connection,
     context::{Context, InContext},
     hub::Hub,
@@ -109,7 +110,8 @@ impl Serving {
         let hub = Arc::clone(connection.hub());
         if let (Some(chain), Some(rejected)) = (chain, rejected) {
             let (side, connection) = (Side::Callee, Some(connection));
-            let call = InterceptedCall { side, method_id, method, metadata, deadline, connection };
+            let began = now();
+            let call = InterceptedCall { side, method_id, method, metadata, deadline, connection, began };
             let run = Box::pin(intercept::serve(chain, call, Box::new(answering), rejected));
             launch(&hub, conn, request_id, inline, outlives.then_some(deadline), run);
         } else {

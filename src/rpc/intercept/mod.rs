@@ -88,11 +88,16 @@
 mod outgoing;
 mod serving;
 
-use std::{future::Future, pin::Pin, sync::Arc, time::Instant};
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 pub use self::serving::Intercept;
 pub(crate) use self::{outgoing::Intercepted, serving::serve};
-use super::{connection::Connection, errors::CallError, method::Method, method_id::MethodId};
+use super::{clock::now, connection::Connection, errors::CallError, method::Method, method_id::MethodId};
 use crate::session::{answer::Verdict, metadata::Metadata};
 
 /// Stands around calls. See the [module](self) for examples.
@@ -126,6 +131,7 @@ pub struct InterceptedCall {
     pub(super) metadata: Metadata,
     pub(super) deadline: Option<Instant>,
     pub(super) connection: Option<Connection>,
+    pub(super) began: Instant,
 }
 
 impl InterceptedCall {
@@ -175,6 +181,13 @@ impl InterceptedCall {
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         self.deadline
+    }
+
+    /// How long ago it began on this side: when it was first polled, or when its arguments had been read. Behind
+    /// [`Next::run`] that is how long it took.
+    #[must_use]
+    pub fn elapsed(&self) -> Duration {
+        now().saturating_duration_since(self.began)
     }
 
     /// The connection on which the request came. `None` on the side that calls, where it may not be settled yet.

@@ -40,6 +40,7 @@ impl Manage for Intercepted {
                 metadata,
                 deadline,
                 connection: None,
+                began: now(),
             };
             let unsent =
                 Unsent { caller: self.inner.clone(), method_id, method, payload, nonce: options.nonce };
