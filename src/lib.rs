@@ -129,7 +129,8 @@
 //! | end gracefully | [`Connection::drain`], [`Connection::close`] |
 //! | know how a link ended | [`Connection::closed`], [`LinkEnd`] |
 //!
-//! The example `host_and_cell` does all of the first rows, and measures what a call costs over each link.
+//! The example `host_and_cell` does all of the first rows, and measures what a call costs over each link; there are others
+//! for reconnecting clients, tunnels, proxies and interceptors.
 //!
 //! # What goes wrong, and how it looks
 //!
@@ -139,9 +140,9 @@
 //!
 //! | an operation | fails with | which tells apart |
 //! |---|---|---|
-//! | a call | [`CallError`] | the service said no; the peer does not know the method, could not read the arguments, cancelled; time ran out; the link is gone; refused here |
+//! | a call | [`CallError`] | the service said no; the peer does not know the method, could not read the arguments, cancelled, rejected; what is behind it is gone; time ran out; the link is gone; whether it ran is not known; refused here |
 //! | a send, a receive | [`SendError`], [`RecvError`], [`TrySendError`], [`TryRecvError`] | the other side is done; the link is gone; refused here; not now |
-//! | opening a link | `SpawnError`, `AttachError`, [`stream::HandshakeError`] | who did not agree, and on what; a cell's exit status and last words |
+//! | opening a link | `SpawnError`, `AttachError`, `shm::OpenError`, [`stream::HandshakeError`] | who did not agree, and on what; a cell's exit status and last words |
 //! | opening a virtual connection | [`ConnectError`] | the peer rejected, and why; the link is gone; refused here |
 //! | a link, while it runs | [`LinkEnd`] | closed here; goodbye; exit code; signal; a rule broken ([`Violation`]) |
 //!
