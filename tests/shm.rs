@@ -259,3 +259,25 @@ fn a_reconnecting_client_finds_the_next_process_that_listens() {
         }
     });
 }
+
+#[test]
+fn a_listener_whose_queue_is_full_is_in_use_and_not_waited_for() {
+    use rustix::net::{
+        AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with,
+    };
+    run(async {
+        let directory = TempDir::new().unwrap();
+        let path = directory.path().join("link.sock");
+        let address = SocketAddrUnix::new(&path).unwrap();
+        let socket =
+            || socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::NONBLOCK, None).unwrap();
+        let busy = socket();
+        bind(&busy, &address).unwrap();
+        listen(&busy, 0).unwrap();
+        let mut queued = vec![socket()];
+        while connect(queued.last().unwrap(), &address).is_ok() {
+            queued.push(socket());
+        }
+        assert_eq!(shm::listen(&path).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+    });
+}

@@ -34,6 +34,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use rustix::{
+    io::Errno,
+    net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect as connect_socket, socket_with},
+};
 use tokio::net::{UnixListener, UnixStream};
 
 pub use crate::segments::OpenError;
@@ -90,8 +94,13 @@ fn is_stale(path: &Path) -> bool {
     if !std::fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket()) {
         return false;
     }
-    let connected = std::os::unix::net::UnixStream::connect(path);
-    connected.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+    // Without waiting: somebody who listens, and whose queue is full, would have this thread wait for ever.
+    let kind = (AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK);
+    let (Ok(address), Ok(socket)) = (SocketAddrUnix::new(path), socket_with(kind.0, kind.1, kind.2, None))
+    else {
+        return false;
+    };
+    connect_socket(&socket, &address) == Err(Errno::CONNREFUSED)
 }
 
 fn identity(path: &Path) -> Option<(u64, u64)> {
