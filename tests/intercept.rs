@@ -369,3 +369,23 @@ fn a_plain_thread_can_block_on_an_intercepted_call() {
     let timeout = Duration::from_millis(20);
     assert!(matches!(counter.hang().with_timeout(timeout).block(), Err(CallError::TimedOut { .. })));
 }
+
+#[test]
+fn a_forwarded_request_that_may_have_run_is_not_run_again() {
+    let _hang = Watchdog::seconds(60);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let log = Log::default();
+        let upstream = ends(Kind::Uds, serving(&log)).await;
+        let proxy = Deduplicate::new(Forward::to(upstream.caller.clone()));
+        let front = ends(Kind::Local, Options::new().serve(proxy)).await;
+        let counter = CounterClient::new(&front.caller);
+        let nonce = Nonce::random().unwrap();
+        for _ in 0..2 {
+            let answer = counter.panics().with_nonce(nonce).await;
+            assert!(matches!(answer, Err(CallError::Cancelled)), "{answer:?}");
+        }
+        let ran = log.take().iter().filter(|line| *line == "first panics Callee").count();
+        assert_eq!(ran, 1);
+    });
+}

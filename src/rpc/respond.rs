@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     link::{Body, ChannelRef, EncodeFault, Encoder, Head, SendFault, message::encode_into},
-    session::{Session, answer::Verdict, connections::ConnKey},
+    session::{Session, answer::Verdict, connections::ConnKey, metadata::Metadata},
 };
 
 /// Answers one request, exactly once: dropped without an answer (its handler was stopped, or it panicked) it
@@ -151,7 +151,11 @@ impl Responder {
 
     /// Answers with the error of the protocol that somebody else has answered, and with encoded metadata.
     pub(crate) fn refuse_alike(mut self, verdict: Verdict, metadata: &[u8]) {
-        if let Some(recorder) = self.recorder.take() {
+        // Of what was Cancelled somewhere else nobody knows how far it came, unless it was rejected.
+        let did_not_run = verdict != Verdict::Cancelled
+            || Metadata::decode(metadata)
+                .is_ok_and(|said| matches!(Reason::of(&said), Some(Reason::Rejected(_))));
+        if let (Some(recorder), true) = (self.recorder.take(), did_not_run) {
             recorder.withdraw(verdict);
         }
         self.refuse_with(verdict, metadata);
