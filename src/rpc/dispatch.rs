@@ -8,6 +8,7 @@ use std::{
     time::Instant,
 };
 
+use futures_util::{FutureExt, future::lazy};
 use serde::Serialize;
 
 use super::{
@@ -215,7 +216,8 @@ impl<'a> IncomingRequest<'a> {
     /// Serves the request with a handler that cannot fail.
     ///
     /// Reads the arguments, calls `handler` with them and runs its future: in place for as long as it does
-    /// not wait if the method is `inline`, on the link's runtime otherwise.
+    /// not wait if the method is `inline`, on the link's runtime otherwise. A request that an
+    /// [interceptor](crate::intercept) rejects gets to no handler.
     pub fn serve<Args, T, F, Fut>(self, method: &'static Method, handler: F) -> Dispatch
     where
         Args: Arguments,
@@ -224,7 +226,7 @@ impl<'a> IncomingRequest<'a> {
         Fut: Future<Output = T> + Send + 'static,
     {
         let Some((arguments, responder, serving)) = self.read(method) else { return Dispatch(()) };
-        let handled = handler(arguments);
+        let handled = called(handler, arguments);
         serving.handle(
             method,
             Box::pin(async move {
@@ -246,7 +248,7 @@ impl<'a> IncomingRequest<'a> {
         Fut: Future<Output = Result<T, E>> + Send + 'static,
     {
         let Some((arguments, responder, serving)) = self.read(method) else { return Dispatch(()) };
-        let handled = handler(arguments);
+        let handled = called(handler, arguments);
         serving.handle(
             method,
             Box::pin(async move {
@@ -283,6 +285,18 @@ impl<'a> IncomingRequest<'a> {
         let serving = origin.about_to_serve(Some(method), &mut responder);
         Some((responder, serving))
     }
+}
+
+/// Calls a handler with its first poll, not before: an interceptor may reject the request, and the handler may ask for
+/// its [`Context`](super::context::Context) at once.
+fn called<Args, F, Fut>(handler: F, arguments: Args) -> impl Future<Output = Fut::Output> + Send
+where
+    Args: Send,
+    F: FnOnce(Args) -> Fut + Send,
+    Fut: Future + Send,
+{
+    // One after the other in the same room.
+    lazy(|_| handler(arguments)).flatten()
 }
 
 /// What reads the arguments of a request out of its payload, of so many levels at most.
