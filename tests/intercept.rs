@@ -371,6 +371,59 @@ fn a_plain_thread_can_block_on_an_intercepted_call() {
     assert!(matches!(counter.hang().with_timeout(timeout).block(), Err(CallError::TimedOut { .. })));
 }
 
+/// Does what interceptors do with the runtime's clock.
+struct Patient;
+
+impl Interceptor for Patient {
+    fn intercept<'a>(&'a self, call: &'a mut InterceptedCall, next: Next<'a>) -> Intercepting<'a> {
+        Box::pin(async move {
+            let patience = Duration::from_secs(60);
+            tokio::time::timeout(patience, next.run(call)).await.unwrap_or_else(|_| Outcome::rejected("slow"))
+        })
+    }
+}
+
+#[test]
+fn interceptors_have_a_runtime_when_a_plain_thread_blocks() {
+    let _hang = Watchdog::seconds(60);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let ends = runtime.block_on(ends(Kind::Uds, serving(&Log::default())));
+    let counter = CounterClient::new(ends.caller.clone().with_interceptor(Patient));
+    assert_eq!(counter.add(3).block().unwrap(), 3);
+}
+
+#[test]
+fn a_call_that_its_own_sides_interceptors_hold_up_is_over_in_time() {
+    let timeout = Duration::from_millis(20);
+    run(|kind| async move {
+        let ends = ends(kind, serving(&Log::default())).await;
+        let counter = CounterClient::new(ends.caller.clone().with_interceptor(Limit(Semaphore::new(0))));
+        match counter.add(1).with_timeout(timeout).await {
+            Err(CallError::TimedOut { after }) => assert_eq!(after, timeout),
+            other => panic!("{other:?}"),
+        }
+        // On a thread without a runtime, too.
+        let call = counter.add(1).with_timeout(timeout);
+        let blocked = std::thread::spawn(move || call.block());
+        let blocked = tokio::task::spawn_blocking(move || blocked.join()).await.unwrap().unwrap();
+        assert!(matches!(blocked, Err(CallError::TimedOut { .. })), "{blocked:?}");
+    });
+}
+
+#[test]
+fn interceptors_see_that_a_call_has_timed_out() {
+    run(|kind| async move {
+        let ends = ends(kind, serving(&Log::default())).await;
+        let log = Log::default();
+        let counter = CounterClient::new(ends.caller.clone().with_interceptor(log.named("caller")));
+        let timed_out = counter.hang().with_timeout(Duration::from_millis(20)).await;
+        assert!(matches!(timed_out, Err(CallError::TimedOut { .. })), "{timed_out:?}");
+        let seen = log.take();
+        assert_eq!(seen.len(), 2, "{seen:?}");
+        assert!(!seen[1].contains("cancelled"), "{seen:?}");
+    });
+}
+
 /// Does all its work where it reads the arguments.
 struct AtOnce {
     counter: CounterDispatcher<Counting>,

@@ -16,6 +16,8 @@ use std::{
     thread::{self, Thread},
 };
 
+use tokio::runtime::Handle;
+
 use super::{context, deliver::Deliver, hub::Hub, waiters::try_lock};
 use crate::link::{Interrupt, Receiver};
 
@@ -24,8 +26,17 @@ pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
     run(future, None)
 }
 
+/// Runs a future on this thread, in a runtime that is not needed for it: code of others that is part of it may set
+/// timers and start tasks.
+pub(crate) fn block_on_in<F: Future>(runtime: &Handle, future: F) -> F::Output {
+    let _inside = runtime.enter();
+    run(future, None)
+}
+
 /// Runs a future that waits for something on a link, and receives on the link meanwhile.
 pub(crate) fn block_on_link<F: Future>(hub: &Arc<Hub>, future: F) -> F::Output {
+    // Handlers that this thread happens to run in place may set timers and start tasks.
+    let _inside = hub.runtime.enter();
     run(future, Some(hub))
 }
 

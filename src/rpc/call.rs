@@ -17,7 +17,7 @@ use std::{
 use serde::de::DeserializeOwned;
 
 use super::{
-    block::{block_on, block_on_link},
+    block::{block_on, block_on_in, block_on_link},
     caller::{Caller, OutgoingCall, Replying, Route},
     channel::Unclaimed,
     dedup::Nonce,
@@ -202,7 +202,10 @@ where
                 let hub = Arc::clone(connection.hub());
                 block_on_link(&hub, self)
             }
-            None => block_on(self),
+            None => {
+                let runtime = caller.runtime().clone();
+                block_on_in(&runtime, self)
+            }
         }
     }
 }

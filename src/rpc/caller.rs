@@ -8,6 +8,8 @@ use std::{
     task,
 };
 
+use tokio::runtime::Handle;
+
 use super::{
     call::Call,
     connection::Connection,
@@ -43,6 +45,9 @@ pub(crate) enum Route {
 pub(crate) trait Manage: Send + Sync {
     /// Makes a call. Dropping the future cancels it.
     fn start(self: Arc<Self>, call: OutgoingCall) -> Replying;
+
+    /// Where its timers and tasks run.
+    fn runtime(&self) -> &Handle;
 
     /// Names it in `Debug`.
     fn name(&self) -> &'static str;
@@ -105,6 +110,14 @@ impl Caller {
                 }))
             }
             Route::Managed(manage) => manage.start(call),
+        }
+    }
+
+    /// The runtime of what it leads to: callers on plain threads have none of their own.
+    pub(crate) fn runtime(&self) -> &Handle {
+        match &self.route {
+            Route::Direct(connection) => &connection.hub().runtime,
+            Route::Managed(manage) => manage.runtime(),
         }
     }
 

@@ -40,7 +40,6 @@
 //! | [`tcp`] | links over TCP |
 //! | `shm` | shared memory with the process that listens on a path (Linux) |
 //! | `cell` | processes, each linked over shared memory (Linux) |
-//! | `shm` | shared memory with the process that listens on a path (Linux) |
 //! | a closure, or any [`Connector`] | whatever it returns |
 //!
 //! # Which calls are made again
@@ -177,6 +176,10 @@ impl Reconnecting {
 impl Manage for Handle {
     fn start(self: Arc<Self>, call: OutgoingCall) -> Replying {
         Box::pin(call::run(self, call))
+    }
+
+    fn runtime(&self) -> &tokio::runtime::Handle {
+        &self.shared.runtime
     }
 
     fn name(&self) -> &'static str {
