@@ -141,7 +141,8 @@ async fn a_launch_that_is_dropped_kills_and_reaps_its_cell() {
 /// Runs this test's binary again, as one test in another role.
 fn myself(test: &str, role: &str) -> Command {
     let mut command = Command::new(env::current_exe().unwrap());
-    command.args(["--exact", &format!("shm::spawn::tests::{test}"), "--nocapture"]).env(ROLE, role);
+    let module = module_path!().split_once("::").unwrap().1; // without the crate
+    command.args(["--exact", &format!("{module}::{test}"), "--nocapture"]).env(ROLE, role);
     command.stdout(Stdio::null());
     command
 }
