@@ -91,6 +91,13 @@ impl Streams {
     }
 }
 
+impl Drop for Streams {
+    /// Those that went out, and were not relayed: a caller may be dropped between the two.
+    fn drop(&mut self) {
+        drop(Unclaimed::new(self.passed.drain(..).filter(|channel| channel.remote().is_some()).collect()));
+    }
+}
+
 impl IncomingRequest<'_> {
     /// Passes the request on to another caller, whatever it is, and the answer back.
     ///
@@ -168,7 +175,17 @@ async fn run(
     })
     .await;
     // "What a handler sent before it returned, before its Response": as far as the reader lets it.
-    relays.iter_mut().for_each(Relay::push_on);
+    poll_fn(|cx| {
+        let _ = poll_relays(&mut relays, cx);
+        let mut pushed = Poll::Ready(());
+        for relay in relays.iter_mut() {
+            if relay.push_on(cx).is_pending() {
+                pushed = Poll::Pending;
+            }
+        }
+        pushed
+    })
+    .await;
     let outcome = match reply {
         Ok(reply) => answer(reply, responder, &mut relays).await,
         Err(error) => fail(error, responder),

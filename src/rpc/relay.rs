@@ -35,12 +35,16 @@ pub(crate) struct Relay {
     from: Option<usize>,
     wait: Wait,
     turn: Turn,
+    /// The batch of elements before which all is through that had arrived when [`push_on`](Relay::push_on) began.
+    pushed: Option<u64>,
     over: bool,
 }
 
 struct Side {
     channel: Arc<Channel>,
     reading: Reading,
+    /// Batches that were taken out of the queue.
+    batches: u64,
 }
 
 /// How far a relay has come.
@@ -48,6 +52,8 @@ struct Side {
 enum Step {
     /// There is nothing to relay now.
     Idle,
+    /// It is others' turn; the task was woken for its next one.
+    Later,
     /// The next element has to wait.
     Blocked(Blocked),
     /// Everything was relayed, and the end of it.
@@ -61,19 +67,34 @@ impl Relay {
     pub(crate) fn new(one: Arc<Channel>, other: Arc<Channel>) -> Self {
         let sides = [one, other].map(|channel| {
             lock(&channel.state).keep_to_window();
-            Side { channel, reading: Reading::default() }
+            Side { channel, reading: Reading::default(), batches: 0 }
         });
-        Relay { sides, from: None, wait: Wait::default(), turn: Turn::default(), over: false }
+        let (wait, turn) = (Wait::default(), Turn::default());
+        Relay { sides, from: None, wait, turn, pushed: None, over: false }
     }
 
-    /// Relays all that can be relayed now, without waiting.
-    pub(crate) fn push_on(&mut self) {
-        // What stands in the way is waited for by the poll that comes next, or that found it before.
-        let _ = self.step(None);
+    /// Relays what had come from the second side when this was called first, as far as the reader lets it. `Pending`:
+    /// its link is full, or others have their turn.
+    ///
+    /// Leaves no waker behind: what it finds in the way is waited for by the poll that comes next, or that found it
+    /// before.
+    pub(crate) fn push_on(&mut self, cx: &Context<'_>) -> Poll<()> {
+        if self.from.or_else(|| self.direction()) != Some(SECOND) {
+            return Poll::Ready(());
+        }
+        // Behind what is left of the batch at hand comes one with all that has arrived.
+        let batches = self.sides[SECOND].batches;
+        if batches >= *self.pushed.get_or_insert(batches + 2) {
+            return Poll::Ready(());
+        }
+        match self.step(cx) {
+            Step::Later | Step::Blocked(Blocked::Room) => Poll::Pending,
+            _ => Poll::Ready(()),
+        }
     }
 
-    /// Goes as far as it can. With a context, it lets other tasks run now and then.
-    fn step(&mut self, cx: Option<&Context<'_>>) -> Step {
+    /// Goes as far as it can, for one turn.
+    fn step(&mut self, cx: &Context<'_>) -> Step {
         if self.over {
             return Step::Closed;
         }
@@ -88,8 +109,8 @@ impl Relay {
             if to.channel.is_over() {
                 return Step::Broken;
             }
-            if cx.is_some_and(|cx| self.turn.is_over(cx)) {
-                return Step::Idle; // and was woken for its next turn
+            if self.turn.is_over(cx) {
+                return Step::Later;
             }
             if let Some(step) = from.carry(&to.channel) {
                 return step;
@@ -205,6 +226,7 @@ impl Side {
         }
         let mut state = lock(&self.channel.state);
         if self.reading.refill(&mut state.queue) {
+            self.batches += 1;
             return None;
         }
         match &state.end {
@@ -222,10 +244,11 @@ impl Future for Relay {
         let this = &mut *self;
         let mut registered = None;
         loop {
-            let step = this.step(Some(cx));
+            let step = this.step(cx);
             match step {
                 Step::Closed => this.close(),
                 Step::Broken => this.break_off(),
+                Step::Later => return Poll::Pending,
                 Step::Idle | Step::Blocked(_) if registered == Some(step) => return Poll::Pending,
                 Step::Idle | Step::Blocked(_) => {
                     this.register(step, cx);
@@ -237,6 +260,9 @@ impl Future for Relay {
         }
     }
 }
+
+/// The second of the two channels, as [`Relay::new`] has them.
+const SECOND: usize = 1;
 
 impl Drop for Relay {
     fn drop(&mut self) {

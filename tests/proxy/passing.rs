@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use adjoin::{
-    CallError, Connection, Options, RecvError, SendError, TrySendError, channel,
+    CallError, Connection, Options, RecvError, SendError, channel,
     proxy::{Forward, LateBound},
 };
 
@@ -239,6 +239,30 @@ fn a_reader_that_does_not_read_holds_the_sender_after_a_window_for_each_link() {
         });
         assert_eq!(read.unwrap(), ((sent + 10 * WINDOW) * KIB as u64, "closed".into()));
     });
+}
+
+/// The link in front of the proxy has room for a few elements only.
+#[test]
+fn what_a_handler_has_sent_before_it_returned_arrives_before_its_answer() {
+    let _hang = Watchdog::seconds(60);
+    for far in Kind::all() {
+        runtime().block_on(async {
+            let (upstream, _server) = link(far, Options::new().settings(settings()), serving()).await;
+            let narrow = settings().send_buffer(1 << 10);
+            let passes = Options::new().settings(narrow).serve(Forward::to(&upstream));
+            let (client, _proxy) = link(Kind::Uds, Options::new().settings(settings()), passes).await;
+            let probe = ProbeClient::new(&client);
+            for len in [0, 1, 10, 100].into_iter().cycle().take(40) {
+                let elements = 500;
+                let (output, mut rx) = channel();
+                probe.tell(elements, len, output).await.unwrap();
+                for element in 0..elements {
+                    let received: Result<Vec<u8>, _> = rx.try_recv();
+                    assert!(received.is_ok(), "{far:?}: element {element} of {len} bytes: {received:?}");
+                }
+            }
+        });
+    }
 }
 
 #[test]

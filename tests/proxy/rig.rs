@@ -6,10 +6,13 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicU32, AtomicU64, Ordering::SeqCst},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
-use adjoin::{Connection, Context, Options, Rx, Settings, Tx, channel, proxy::Forward, stream};
+use adjoin::{
+    ConnectOptions, Connection, Context, IncomingConnection, Metadata, Options, Rx, Settings, Tx, channel,
+    proxy::Forward, stream,
+};
 use tokio::net::{UnixListener, UnixStream};
 
 use crate::common::links::{Far, Kind, cell_command, link};
@@ -22,6 +25,8 @@ pub trait Probe {
     async fn take(&self, input: Rx<Vec<u8>>) -> u64;
     /// Sends so many elements of so many bytes each.
     async fn give(&self, elements: u32, len: u32) -> Rx<Vec<u8>>;
+    /// Sends so many elements of so many bytes each, and answers then.
+    async fn tell(&self, elements: u32, len: u32, output: Tx<Vec<u8>>);
     /// How many elements were sent by all who give.
     async fn given(&self) -> u64;
     /// Keeps a stream, and does not read it.
@@ -37,6 +42,8 @@ pub trait Probe {
     /// The time that this call has left, in nanoseconds.
     async fn left(&self) -> Option<u64>;
     async fn panics(&self, input: Rx<Vec<u8>>);
+    /// How many virtual connections are open.
+    async fn rooms(&self) -> u32;
 }
 
 /// What it would be to somebody who has other arguments in mind.
@@ -53,6 +60,7 @@ pub struct Server {
     kept: Arc<Mutex<Option<Rx<Vec<u8>>>>>,
     started: Arc<AtomicU32>,
     stopped: Arc<AtomicU32>,
+    rooms: Arc<AtomicU32>,
 }
 
 struct Stopped(Arc<AtomicU32>);
@@ -97,6 +105,12 @@ impl Probe for Server {
         rx
     }
 
+    async fn tell(&self, elements: u32, len: u32, output: Tx<Vec<u8>>) {
+        for _ in 0..elements {
+            output.send(vec![7; len as usize]).await.unwrap();
+        }
+    }
+
     async fn given(&self) -> u64 {
         self.given.load(SeqCst)
     }
@@ -132,6 +146,10 @@ impl Probe for Server {
     async fn panics(&self, _input: Rx<Vec<u8>>) {
         panic!("on purpose: a handler that panics");
     }
+
+    async fn rooms(&self) -> u32 {
+        self.rooms.load(SeqCst)
+    }
 }
 
 /// Few channels: what leaks one is found out soon.
@@ -142,7 +160,122 @@ pub fn settings() -> Settings {
 pub const CHANNELS: u32 = 8;
 
 pub fn serving() -> Options {
-    Options::new().settings(settings()).serve(ProbeDispatcher::new(Server::default()))
+    let rooms = Rooms::default();
+    let server = Server { rooms: rooms.open.clone(), ..Server::default() };
+    let dispatcher = ProbeDispatcher::new(server);
+    Options::new().settings(settings()).serve(dispatcher).on_connect(move |incoming| rooms.decide(incoming))
+}
+
+/// What the server offers on virtual connections.
+#[adjoin::service]
+pub trait Room {
+    /// As whom the other side has introduced itself.
+    async fn who(&self) -> String;
+    /// Asks the one who calls for its name.
+    async fn ask_back(&self) -> String;
+    #[adjoin(id = 0x4001)]
+    async fn take(&self, input: Rx<Vec<u8>>) -> u64;
+    /// Answers, sends so many elements, and closes the connection.
+    async fn last_words(&self, elements: u32) -> (String, Rx<Vec<u8>>);
+    async fn leave(&self);
+    async fn hang(&self);
+}
+
+/// What a client offers to the server.
+#[adjoin::service]
+pub trait Guest {
+    async fn name(&self) -> String;
+}
+
+pub struct Named(pub String);
+
+impl Guest for Named {
+    async fn name(&self) -> String {
+        self.0.clone()
+    }
+}
+
+/// The metadata key under which a client says who it is, and a server who it is.
+pub const NAME: &str = "name";
+
+pub fn named(name: &str) -> Metadata {
+    let mut metadata = Metadata::new();
+    metadata.push(NAME, name);
+    metadata
+}
+
+pub fn name_in(metadata: &Metadata) -> String {
+    metadata.get(NAME).and_then(|name| name.as_str()).unwrap_or("nobody").into()
+}
+
+#[derive(Clone, Default)]
+struct Rooms {
+    open: Arc<AtomicU32>,
+}
+
+impl Rooms {
+    fn decide(&self, incoming: IncomingConnection) {
+        let name = name_in(incoming.metadata());
+        if name == "nobody" {
+            incoming.reject_with("who are you?", &named("the server")).unwrap();
+            return;
+        }
+        if name == "undecided" {
+            std::mem::forget(incoming); // neither accepted nor rejected
+            return;
+        }
+        let serve = RoomDispatcher::new(OneRoom);
+        let accepted =
+            incoming.accept(ConnectOptions::new().metadata(named("the server")).serve(serve)).unwrap();
+        self.open.fetch_add(1, SeqCst);
+        let open = Arc::clone(&self.open);
+        tokio::spawn(async move {
+            accepted.closed().await;
+            open.fetch_sub(1, SeqCst);
+        });
+    }
+}
+
+struct OneRoom;
+
+fn caller() -> Connection {
+    Context::current().unwrap().connection().clone()
+}
+
+impl Room for OneRoom {
+    async fn who(&self) -> String {
+        name_in(caller().metadata())
+    }
+
+    async fn ask_back(&self) -> String {
+        GuestClient::new(caller()).name().await.unwrap_or_else(|error| error.to_string())
+    }
+
+    async fn take(&self, input: Rx<Vec<u8>>) -> u64 {
+        count(input).await.0
+    }
+
+    async fn last_words(&self, elements: u32) -> (String, Rx<Vec<u8>>) {
+        let (tx, rx) = channel();
+        let connection = caller();
+        tokio::spawn(async move {
+            for _ in 0..elements {
+                tx.send(vec![7; 100]).await.unwrap();
+            }
+            drop(tx);
+            let _ = connection.drain(Duration::from_secs(60)).await;
+        });
+        ("farewell".into(), rx)
+    }
+
+    async fn leave(&self) {
+        let connection = caller();
+        tokio::spawn(async move { connection.close().await });
+    }
+
+    async fn hang(&self) {
+        std::future::pending().await
+    }
 }
 
 pub fn runtime() -> tokio::runtime::Runtime {
@@ -238,6 +371,6 @@ pub fn on_all_pairs<F: Future<Output = ()>>(test: impl Fn(Rig) -> F) {
 /// Waits until something holds; the test's watchdog bounds the wait.
 pub async fn until(mut holds: impl AsyncFnMut() -> bool) {
     while !holds().await {
-        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }

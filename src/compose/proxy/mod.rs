@@ -43,6 +43,14 @@
 //! on as initial credit) waits in the proxy, beside what the links themselves hold. An element that is longer than
 //! the window of the second link cannot go through; its stream is broken off.
 //!
+//! What a handler sent before it returned arrives before its answer, as it does without a proxy, unless its reader has no
+//! credit left for it.
+//!
+//! A proxy reads no element, and does not know which way a stream goes. So what one client sends against the rules (an
+//! element that cannot be read, or any on a stream that is the server's to send) breaks them on the connection behind
+//! the proxy, and costs that, for all who share it. Clients that do not trust each other each get one of their own, by
+//! [`pair`] or [`pass_connections`].
+//!
 //! Any number of proxies may stand in a row. A proxy that forwards calls to a link from that same link passes them
 //! back and forth until the limits of concurrent requests stop it.
 

@@ -1,8 +1,8 @@
 //! Two connections that belong together: what is called on one arrives at the other's peer.
 
-use std::pin::pin;
+use std::{pin::pin, time::Duration};
 
-use futures_util::future::select;
+use futures_util::future::{Either, select};
 
 use super::{AlreadyBound, LateBound};
 use crate::{
@@ -20,8 +20,8 @@ use crate::{
 
 /// A client's connection, and the one behind the proxy that stands for it. Made by [`pair`].
 ///
-/// The two end together: when either side closes its connection, or loses it, the other is closed. Dropping this
-/// changes nothing.
+/// The two end together: when either side closes its connection, or loses it, the other is closed, as soon as what the
+/// one had sent before has reached the other's peer, or a second later. Dropping this changes nothing.
 #[derive(Debug)]
 pub struct Pair {
     /// To the client.
@@ -70,7 +70,7 @@ pub async fn pair(
     metadata: Metadata,
 ) -> Result<Pair, PairError> {
     let options = ConnectOptions::new().metadata(metadata).serve(Back::to(&client));
-    let paired = match upstream.connect(options).await {
+    let paired = match connect_for(&client, upstream, options).await {
         Ok(upstream) => match late.bind(Back::to(&upstream)) {
             Ok(()) => Ok(upstream),
             Err(error) => Err(PairError::AlreadyBound(error)),
@@ -112,7 +112,7 @@ async fn pass_connection(incoming: IncomingConnection, upstream: Connection) {
     // Served by the client's connection, which exists once it is accepted; what comes before that waits.
     let late = LateBound::new().waiting(WAITING);
     let options = ConnectOptions::new().metadata(incoming.metadata().clone()).serve(late.clone());
-    let upstream = match upstream.connect(options).await {
+    let upstream = match connect_for(incoming.link(), &upstream, options).await {
         Ok(upstream) => upstream,
         Err(ConnectError::Rejected { reason, metadata }) => {
             let _ = incoming.reject_with(&reason, &metadata); // which tells the client in any case
@@ -133,16 +133,34 @@ async fn pass_connection(incoming: IncomingConnection, upstream: Connection) {
 /// Calls that may wait on a connection whose counterpart is about to be accepted.
 const WAITING: usize = 64;
 
+/// Opens a virtual connection for a client, unless that is gone first.
+async fn connect_for(
+    client: &Connection,
+    upstream: &Connection,
+    options: ConnectOptions,
+) -> Result<Connection, ConnectError> {
+    match select(pin!(upstream.connect(options)), pin!(client.closed())).await {
+        Either::Left((connected, _)) => connected,
+        Either::Right((end, _)) => Err(end.into()),
+    }
+}
+
 /// The end of one is the end of the other.
 fn tie(client: Connection, upstream: Connection) -> Pair {
     let (one, other) = (client.clone(), upstream.clone());
     drop(client.spawn(async move {
-        select(pin!(one.closed()), pin!(other.closed())).await;
-        one.close().await;
-        other.close().await;
+        let left = match select(pin!(one.closed()), pin!(other.closed())).await {
+            Either::Left(_) => &other,
+            Either::Right(_) => &one,
+        };
+        // What one side had said before its end, an answer or the rest of a stream, is still on its way to the other.
+        let _ = left.drain(PATIENCE).await;
     }));
     Pair { client, upstream }
 }
+
+/// How long a side may take to receive the last things that came from the other one.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Passes calls on to the other one of two connections. Not [`Forward`](super::Forward): each would keep the other
 /// open for good.
