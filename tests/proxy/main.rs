@@ -1,10 +1,12 @@
 //! What is passed on: calls, streams and connections through programs that stand between others.
+//!
+//! Some of it goes through shared memory, and all of it is the same on other systems.
+#![cfg(target_os = "linux")]
 #![allow(missing_docs, unreachable_pub)]
 
 #[path = "../common/mod.rs"]
 mod common;
 
-#[cfg(target_os = "linux")]
 mod chain;
 mod late;
 mod pairs;
@@ -12,7 +14,6 @@ mod passing;
 mod rig;
 
 /// The cells of these tests: a server, or a proxy.
-#[cfg(target_os = "linux")]
 #[test]
 fn cell_entry() {
     if !chain::play_role() && !pairs::call_if_client() {

@@ -22,12 +22,7 @@ use crate::{
 };
 
 /// The links in front of the proxy and behind it.
-const LINKS: &[(Kind, Kind)] = &[
-    (Kind::Local, Kind::Local),
-    (Kind::Uds, Kind::Tcp),
-    #[cfg(target_os = "linux")]
-    (Kind::Tcp, Kind::Shm),
-];
+const LINKS: &[(Kind, Kind)] = &[(Kind::Local, Kind::Local), (Kind::Uds, Kind::Tcp), (Kind::Tcp, Kind::Shm)];
 
 /// A client that is paired.
 struct Client {
@@ -315,7 +310,6 @@ pub fn call_if_client() -> bool {
     std::process::exit(0);
 }
 
-#[cfg(target_os = "linux")]
 #[test]
 fn a_process_that_is_killed_on_either_side_takes_the_pair_with_it() {
     let _hang = Watchdog::seconds(60);

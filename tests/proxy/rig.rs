@@ -298,15 +298,12 @@ pub const PAIRS: &[(Kind, Kind)] = &[
     (Kind::Local, Kind::Local),
     (Kind::Uds, Kind::Tcp),
     (Kind::Tcp, Kind::Uds),
-    #[cfg(target_os = "linux")]
     (Kind::Uds, Kind::Shm),
-    #[cfg(target_os = "linux")]
     (Kind::Shm, Kind::Uds),
 ];
 
 impl Rig {
     pub async fn between(near: Kind, far: Kind) -> Rig {
-        #[cfg(target_os = "linux")]
         if near == Kind::Shm {
             return Self::with_a_cell().await;
         }
@@ -319,7 +316,6 @@ impl Rig {
     }
 
     /// The proxy is a cell, and the server is this process.
-    #[cfg(target_os = "linux")]
     async fn with_a_cell() -> Rig {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("upstream.sock");
@@ -348,7 +344,6 @@ impl Rig {
 const UPSTREAM: &str = "ADJOIN_UPSTREAM";
 
 /// Does what the cells of these tests do, until their host is gone.
-#[cfg(target_os = "linux")]
 pub fn serve_if_cell() {
     let Some(path) = env::var_os(UPSTREAM) else { return crate::common::links::serve_if_cell_with(serving) };
     runtime().block_on(async {
