@@ -12,8 +12,7 @@ use std::{
 };
 
 use adjoin::{
-    CallError, Caller, Connection, Context, Deduplicate, Dispatch, IncomingRequest, Nonce, Options, Rx,
-    Service, ServiceDispatcher,
+    CallError, Caller, Connection, Context, Deduplicate, Nonce, Options, Rx,
     intercept::{Intercept, InterceptedCall, Intercepting, Interceptor, Next, Outcome, Side},
     proxy::Forward,
 };
@@ -421,42 +420,6 @@ fn interceptors_see_that_a_call_has_timed_out() {
         let seen = log.take();
         assert_eq!(seen.len(), 2, "{seen:?}");
         assert!(!seen[1].contains("cancelled"), "{seen:?}");
-    });
-}
-
-/// Does all its work where it reads the arguments.
-struct AtOnce {
-    counter: CounterDispatcher<Counting>,
-    ran: Arc<AtomicUsize>,
-}
-
-impl ServiceDispatcher for AtOnce {
-    fn service(&self) -> &'static Service {
-        self.counter.service()
-    }
-
-    fn dispatch(&self, request: IncomingRequest<'_>) -> Dispatch {
-        let ran = Arc::clone(&self.ran);
-        request.serve(&self.service().methods[0], move |(more,): (u32,)| {
-            ran.fetch_add(1, Ordering::SeqCst);
-            std::future::ready(more)
-        })
-    }
-}
-
-#[test]
-fn a_handler_of_a_rejected_request_is_not_even_called() {
-    run(|kind| async move {
-        let ran = Arc::new(AtomicUsize::new(0));
-        let counter = CounterDispatcher::new(Counting::default());
-        let counter = Intercept::new(AtOnce { counter, ran: Arc::clone(&ran) }).with(Authorize);
-        let ends = ends(kind, Options::new().serve(counter)).await;
-        let stranger = CounterClient::new(&ends.caller);
-        assert!(matches!(stranger.add(1).await, Err(CallError::Rejected { .. })));
-        assert_eq!(ran.load(Ordering::SeqCst), 0);
-        let known = CounterClient::new(ends.caller.clone().with_interceptor(SignIn("of Ada")));
-        assert_eq!(known.add(7).await.unwrap(), 7);
-        assert_eq!(ran.load(Ordering::SeqCst), 1);
     });
 }
 

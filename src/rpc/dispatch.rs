@@ -8,7 +8,6 @@ use std::{
     time::Instant,
 };
 
-use futures_util::{FutureExt, future::lazy};
 use serde::Serialize;
 
 use super::{
@@ -216,8 +215,8 @@ impl<'a> IncomingRequest<'a> {
     /// Serves the request with a handler that cannot fail.
     ///
     /// Reads the arguments, calls `handler` with them and runs its future: in place for as long as it does
-    /// not wait if the method is `inline`, on the link's runtime otherwise. A request that an
-    /// [interceptor](crate::intercept) rejects gets to no handler.
+    /// not wait if the method is `inline`, on the link's runtime otherwise. What `handler` does itself, and not in its future,
+    /// is done before any [interceptor](crate::intercept) has seen the request.
     pub fn serve<Args, T, F, Fut>(self, method: &'static Method, handler: F) -> Dispatch
     where
         Args: Arguments,
@@ -226,7 +225,7 @@ impl<'a> IncomingRequest<'a> {
         Fut: Future<Output = T> + Send + 'static,
     {
         let Some((arguments, responder, serving)) = self.read(method) else { return Dispatch(()) };
-        let handled = called(handler, arguments);
+        let handled = handler(arguments);
         serving.handle(
             method,
             Box::pin(async move {
@@ -248,7 +247,7 @@ impl<'a> IncomingRequest<'a> {
         Fut: Future<Output = Result<T, E>> + Send + 'static,
     {
         let Some((arguments, responder, serving)) = self.read(method) else { return Dispatch(()) };
-        let handled = called(handler, arguments);
+        let handled = handler(arguments);
         serving.handle(
             method,
             Box::pin(async move {
@@ -285,18 +284,6 @@ impl<'a> IncomingRequest<'a> {
         let serving = origin.about_to_serve(Some(method), &mut responder);
         Some((responder, serving))
     }
-}
-
-/// Calls a handler with its first poll, not before: an interceptor may reject the request, and the handler may ask for
-/// its [`Context`](super::context::Context) at once.
-fn called<Args, F, Fut>(handler: F, arguments: Args) -> impl Future<Output = Fut::Output> + Send
-where
-    Args: Send,
-    F: FnOnce(Args) -> Fut + Send,
-    Fut: Future + Send,
-{
-    // One after the other in the same room.
-    lazy(|_| handler(arguments)).flatten()
 }
 
 /// What reads the arguments of a request out of its payload, of so many levels at most.
