@@ -493,3 +493,28 @@ fn callers_that_come_and_go_leave_nothing_behind() {
 fn is_unknown(error: &CallError) -> bool {
     matches!(error, CallError::OutcomeUnknown { .. })
 }
+
+#[tokio::test(start_paused = true)]
+async fn connections_that_all_end_at_once_make_the_client_give_up() {
+    let server = Scripted::new(|_| Ends);
+    let client = server.builder().max_attempts(3).build();
+    let till = TillClient::new(&client);
+    let call = timeout(Duration::from_secs(3600), till.once()).await;
+    assert_eq!(unconnected(call.expect("it gives up")).0, 3);
+    assert_eq!(server.attempts(), 3);
+    let client = server.builder().max_outage(ms(2000)).build();
+    let call = timeout(Duration::from_secs(3600), TillClient::new(&client).once()).await;
+    unconnected(call.expect("it gives up"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_time_in_which_nobody_wanted_a_connection_is_no_outage() {
+    let server = Scripted::new(|number| if number == 1 { Serves } else { Fails });
+    let client = server.builder().max_outage(ms(2000)).build();
+    drop(client.connection().await.unwrap());
+    server.cut(); // before it was of any use
+    sleep(Duration::from_secs(3600)).await;
+    let before = server.attempts();
+    unconnected(TillClient::new(&client).once().await);
+    assert!(server.attempts() > before + 1, "{}", server.attempts() - before);
+}

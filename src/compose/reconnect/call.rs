@@ -55,12 +55,14 @@ pub(super) async fn run(handle: Arc<Handle>, call: OutgoingCall) -> Result<Reply
             Err(Failed::Otherwise(CallError::TimedOut { .. })) => return Err(request.timed_out()),
             Err(Failed::Otherwise(error)) => break error,
         };
-        shared.lost(&current);
-        if let Some(end) = end {
-            if !request.may_be_repeated(shared) {
+        let lost = shared.lost(&current);
+        match (end, lost) {
+            (Some(end), _) if !request.may_be_repeated(shared) => {
                 return Err(CallError::OutcomeUnknown { end });
             }
-            sent = Some(end);
+            (Some(end), _) => sent = Some(end),
+            (None, Err(unmade)) => break unmade.into(),
+            (None, Ok(())) => {}
         }
     };
     // What says that nothing was sent holds for the last attempt only.

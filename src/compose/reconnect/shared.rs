@@ -14,7 +14,7 @@
 use std::{
     mem,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
@@ -91,6 +91,8 @@ pub(super) struct Current {
     since: Instant,
     /// A call was answered on it.
     proven: AtomicBool,
+    /// It was lost before it was of any use, and that was once too often.
+    last_straw: OnceLock<Unmade>,
 }
 
 impl Current {
@@ -157,7 +159,7 @@ impl Shared {
             if current.connection.end().is_none() {
                 return Ok(current);
             }
-            self.lost(&current);
+            self.lost(&current)?;
         }
     }
 
@@ -197,7 +199,11 @@ impl Shared {
 
     fn begin_round(&self, inner: &mut Inner, waiting: usize) -> Arc<Round> {
         let round = Arc::new(Round::default());
-        inner.tries.since.get_or_insert_with(now);
+        // Whoever has waited since the last failure would have begun before the backoff is over.
+        let (now, not_before) = (now(), inner.tries.not_before);
+        if inner.tries.since.is_none() || not_before.is_some_and(|at| at < now) {
+            inner.tries.since = Some(now);
+        }
         inner.link = Link::Making { round: Arc::clone(&round), waiting, resting: false, task: None };
         self.states.send_replace(inner.trying());
         round
@@ -234,7 +240,12 @@ impl Shared {
         if inner.running(round).is_none() {
             return false;
         }
-        let current = Arc::new(Current { connection, since: now(), proven: AtomicBool::new(false) });
+        let current = Arc::new(Current {
+            connection,
+            since: now(),
+            proven: AtomicBool::new(false),
+            last_straw: OnceLock::new(),
+        });
         inner.link = Link::Up(Arc::clone(&current));
         inner.reconnects = true;
         self.states.send_replace(State::Connected);
@@ -311,13 +322,15 @@ impl Shared {
         }
     }
 
-    /// A caller has found the connection's end, perhaps before the connection knows it itself.
-    pub(super) fn lost(&self, current: &Arc<Current>) {
+    /// A caller has found the connection's end, perhaps before the connection knows it itself. `Err`: the client gives up
+    /// with that; who had not sent anything on it has waited in vain.
+    pub(super) fn lost(&self, current: &Arc<Current>) -> Result<(), Unmade> {
         let mut inner = lock(&self.inner);
         if matches!(&inner.link, Link::Up(up) if Arc::ptr_eq(up, current)) {
             self.note_loss(&mut inner);
-            self.states.send_replace(State::Idle);
         }
+        drop(inner);
+        current.last_straw.get().cloned().map_or(Ok(()), Err)
     }
 
     /// A connection has ended, whether anybody calls or not.
@@ -325,21 +338,30 @@ impl Shared {
         let mut inner = lock(&self.inner);
         if matches!(&inner.link, Link::Up(up) if Arc::ptr_eq(up.connection.state(), state)) {
             self.note_loss(&mut inner);
-            self.states.send_replace(State::Idle);
         }
         drop(inner);
-        if self.policy.eager {
+        let gave_up = matches!(*self.states.borrow(), State::Gone { .. });
+        if self.policy.eager && !gave_up {
             self.make_eagerly();
         }
     }
 
     fn note_loss(&self, inner: &mut Inner) {
         let Link::Up(current) = mem::replace(&mut inner.link, Link::None) else { return };
+        let mut state = State::Idle;
         if current.is_of_use(&self.policy.backoff) {
             inner.tries = Tries::default();
         } else {
-            inner.tries.fail(&self.policy.backoff);
+            let next = inner.tries.fail(&self.policy.backoff);
+            let attempts = inner.tries.failures;
+            if inner.tries.are_enough(&self.policy, next) {
+                inner.give_up();
+                let why = "connections were made, and ended before they were of any use".to_owned();
+                let _ = current.last_straw.set(Unmade { attempts, why: why.clone() }); // lost once
+                state = State::Gone { attempts, why };
+            }
         }
+        self.states.send_replace(state);
     }
 
     /// Ends it for good. The connection that there was is returned.
