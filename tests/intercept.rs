@@ -185,9 +185,16 @@ async fn ends(kind: Kind, far: Options) -> Ends {
 fn run<F: Future<Output = ()>>(test: impl Fn(Kind) -> F) {
     let _hang = Watchdog::seconds(60);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let mut kinds = vec![Kind::Local, Kind::Uds, Kind::Tcp, Kind::Proxied(&[Kind::Uds, Kind::Local])];
-    #[cfg(target_os = "linux")]
-    kinds.extend([Kind::ShmPath, Kind::Proxied(&[Kind::Uds, Kind::ShmPath])]);
+    let kinds = [
+        Kind::Local,
+        Kind::Uds,
+        Kind::Tcp,
+        Kind::Proxied(&[Kind::Uds, Kind::Local]),
+        #[cfg(target_os = "linux")]
+        Kind::ShmPath,
+        #[cfg(target_os = "linux")]
+        Kind::Proxied(&[Kind::Uds, Kind::ShmPath]),
+    ];
     for kind in kinds {
         runtime.block_on(test(kind));
     }
