@@ -26,13 +26,16 @@ pub struct Settings {
     pub(crate) send_buffer: u32,
     pub(crate) ring_bytes: u32,
     pub(crate) channel_slots: u32,
+    pub(crate) arena_bytes: Option<u64>,
+    pub(crate) arena_blocks: u32,
     pub(crate) waiting: Waiting,
+    pub(crate) trusted: bool,
 }
 
 impl Default for Settings {
     fn default() -> Self {
         Settings {
-            max_payload_size: 1 << 20,
+            max_payload_size: 64 << 20,
             initial_channel_credit: 64 << 10,
             max_concurrent_requests: 4096,
             max_connections: 1024,
@@ -43,15 +46,20 @@ impl Default for Settings {
             send_buffer: 256 << 10,
             ring_bytes: 1 << 20,
             channel_slots: 16_384,
+            arena_bytes: None,
+            arena_blocks: 4096,
             waiting: Waiting::Adaptive,
+            trusted: false,
         }
     }
 }
 
 impl Settings {
-    /// The longest payload of a request, a response or a stream's element, in bytes. Default: 1 MiB. The
-    /// lower of both peers' values holds (protocol section 3); on shared memory the host's does, and a message
-    /// must also fit the ring: see [`ring_bytes`](Settings::ring_bytes).
+    /// The longest payload of a request, a response or a stream's element, in bytes: up to 4 GiB less one byte. Default:
+    /// 64 MiB. The lower of both peers' values holds (protocol section 3); on shared memory the host's does.
+    ///
+    /// Over shared memory it also decides how long an [arena](Settings::arena_bytes) is, of which pages that were never
+    /// used take no memory.
     pub fn max_payload_size(mut self, bytes: u32) -> Self {
         self.max_payload_size = bytes;
         self
@@ -122,8 +130,11 @@ impl Settings {
         self
     }
 
-    /// Shared memory: the size of each of the two rings, a power of two; the host's value holds. Default:
-    /// 1 MiB. A message must fit half of it, heads included; a longer one is refused.
+    /// Shared memory: the size of each of the two rings, a power of two; the host's value holds. Default: 1 MiB.
+    ///
+    /// Payloads of up to an eighth of it travel in the ring, longer ones in blocks of the [arena](Settings::arena_bytes).
+    /// What goes with a payload (metadata, and 16 bytes for each stream that it opens) must fit half of the ring, or the
+    /// message is refused.
     pub fn ring_bytes(mut self, bytes: u32) -> Self {
         self.ring_bytes = bytes;
         self
@@ -136,9 +147,45 @@ impl Settings {
         self
     }
 
+    /// Shared memory: the bytes of each of the two arenas, where payloads lie that are too long for the ring; whole pages
+    /// of 4 KiB; the host's value holds. Default: twice [`max_payload_size`](Settings::max_payload_size).
+    ///
+    /// As many bytes as the longest payload takes are for messages on their way, which so always come through; that is
+    /// the least that an arena can have. The rest can be [lent](crate::Connection::loan): filled in place by the sender, and
+    /// read in place by a receiver that [trusts](Settings::trust_peer) its peer. An arena takes memory for as many pages as
+    /// were ever in use at once.
+    pub fn arena_bytes(mut self, bytes: u64) -> Self {
+        self.arena_bytes = Some(bytes);
+        self
+    }
+
+    /// Shared memory: how many blocks of an arena may be in use at once, from 1 to 1,048,576; the host's value holds.
+    /// Default: 4096. Who needs one more waits.
+    pub fn arena_blocks(mut self, blocks: u32) -> Self {
+        self.arena_blocks = blocks;
+        self
+    }
+
     /// How this side waits for its peer. Default: [`Waiting::Adaptive`].
     pub fn waiting(mut self, waiting: Waiting) -> Self {
         self.waiting = waiting;
+        self
+    }
+
+    /// Payloads that the peer sends in blocks of shared memory are read where they lie, without a copy: a
+    /// [`Bytes`](bytes::Bytes) as an argument, a result or an element is a handle on its block, which goes back to the
+    /// peer when the last handle is dropped. Other links, and payloads that are too short for a block, are as ever.
+    ///
+    /// Half of the peer's arena may be held in this way, for as long as one likes; what comes beyond that is copied.
+    ///
+    /// # Safety
+    ///
+    /// The peer's process does not write to a block that it has sent, until it was given back: it runs adjoin, unchanged,
+    /// and nothing else in it writes at random. The kernel keeps everybody else from writing, but not the peer, and
+    /// bytes that change while they are borrowed are undefined behaviour in this process.
+    #[allow(unsafe_code, reason = "a promise that only the application can make")]
+    pub unsafe fn trust_peer(mut self) -> Self {
+        self.trusted = true;
         self
     }
 

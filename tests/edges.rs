@@ -145,13 +145,13 @@ mod shm {
         run,
     };
 
-    /// An answer that the ring can never carry, while the ring is full: the call is answered, not forgotten.
+    /// An answer that the link can never carry, while the link is full: the call is answered, not forgotten.
     #[test]
     fn an_answer_that_can_never_fit_is_answered_cancelled() {
         let _hang = Watchdog::seconds(180);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let near = Options::new().settings(Settings::default());
+            let near = Options::new().settings(Settings::default().max_payload_size(500_000).arena_blocks(2));
             let peer = connect_with(Kind::Shm, near, settings()).await;
             assert!(matches!(peer.suite.answer_of(600_000).await, Err(CallError::Cancelled)));
             let calls: Vec<_> = (0..4)
@@ -163,7 +163,7 @@ mod shm {
             tokio::task::yield_now().await;
             let mut large = Box::pin(peer.suite.answer_of(600_000));
             poll_fn(|cx| Poll::Ready(large.as_mut().poll(cx).is_pending())).await;
-            // This thread reads nothing for a while, so that the answers fill the ring.
+            // This thread reads nothing for a while, so that the answers use up the blocks.
             std::thread::sleep(Duration::from_millis(100));
             for call in calls {
                 assert_eq!(call.await.unwrap().unwrap(), 400_000);

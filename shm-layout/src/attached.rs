@@ -2,6 +2,7 @@
 
 use alloc::sync::Arc;
 
+use crate::algo::arena::{Arena, PeerArena, Returns};
 use crate::algo::channels::{Partition, SlotAllocator};
 use crate::algo::credit::Credit;
 use crate::algo::park::Park;
@@ -35,6 +36,12 @@ pub struct Attached<H> {
     pub slots: SlotAllocator,
     /// Checks the slots that the peer allots.
     pub partition: Partition,
+    /// The blocks for payloads out.
+    pub arena: Arena<H>,
+    /// The peer's blocks, for payloads in.
+    pub peer_arena: PeerArena<H>,
+    /// Gives the peer's blocks back.
+    pub returns: Returns<H>,
 }
 
 impl<H: Halves> Attached<H> {
@@ -45,9 +52,12 @@ impl<H: Halves> Attached<H> {
             writer: RingWriter::new(halves.clone()),
             reader: RingReader::new(halves.clone()),
             park: Park::new(halves.clone()),
-            credit: Credit::new(halves),
+            credit: Credit::new(halves.clone()),
             slots: SlotAllocator::new(&partition),
             partition,
+            arena: Arena::new(halves.clone()),
+            peer_arena: PeerArena::new(halves.clone()),
+            returns: Returns::new(halves),
         }
     }
 }

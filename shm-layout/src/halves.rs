@@ -18,6 +18,8 @@ pub(crate) mod sealed {
         fn own(&self) -> super::Own<'_>;
         /// The parts of the peer's half.
         fn peer(&self) -> super::Peer<'_>;
+        /// How many bytes at the start of each arena may be lent.
+        fn lending_bytes(&self) -> usize;
         /// What this side remembers of the peer's bell, in memory of its own: see `algo::park`.
         fn rung(&self) -> &super::Rung;
     }
@@ -34,7 +36,10 @@ pub struct Rung(pub(crate) AtomicU32);
 pub struct Own<'a> {
     pub(crate) endpoint: &'a Endpoint,
     pub(crate) channels: &'a [ChannelEntry],
+    /// Numbers of the peer's blocks that were given back: `returned` counts them.
+    pub(crate) returned: &'a [AtomicU32],
     pub(crate) ring: &'a [Granule],
+    pub(crate) arena: &'a [Granule],
 }
 
 /// The parts of the half that the peer writes and that this process has mapped read-only.
@@ -42,5 +47,7 @@ pub struct Own<'a> {
 pub struct Peer<'a> {
     pub(crate) endpoint: ReadOnly<'a, Endpoint>,
     pub(crate) channels: ReadOnly<'a, [ChannelEntry]>,
+    pub(crate) returned: ReadOnly<'a, [AtomicU32]>,
     pub(crate) ring: ReadOnly<'a, [Granule]>,
+    pub(crate) arena: ReadOnly<'a, [Granule]>,
 }

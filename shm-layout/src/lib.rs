@@ -1,6 +1,7 @@
 //! What lies inside an adjoin segment, and the lock-free algorithms on it.
 //!
-//! No system call, no runtime, no thread, and no allocation once a link is attached. Where the memory comes
+//! No system call, no runtime, no thread, and no allocation once a link is attached, but for the private table of an
+//! arena's blocks, which grows to the most that were out at once. Where the memory comes
 //! from, and what a sleep is, is the business of the layer above.
 //!
 //! # A segment is two halves
@@ -13,8 +14,9 @@
 //!    |           consumed of B's ring  - - - - - - - - - - - -> RingWriter of B                            |
 //!    |           parked, wake, starved - - - - - - - - - - - -> Park of B                                  |
 //!    | channels  granted_total, waiting  - - - - - - - - - - -> Credit of B                                |
+//!    | returned  numbers of B's blocks - - - - - - - - - - - -> Arena of B                                 |
 //!    | ring      frames from A to B  - - - - - - - - - - - - -> RingReader of B                            |
-//!    | arena     (none in this version)               |   | arena                                          |
+//!    | arena     payloads from A to B  - - - - - - - - - - - -> PeerArena of B                             |
 //!    +------------------------------------------------+   +------------------------------------------------+
 //! ```
 //!
@@ -37,8 +39,8 @@
 //!
 //! # Reading order
 //!
-//! `layout/` is bytes: types, offsets, assertions. `algo/` is behaviour: `ring.rs`, `park.rs` and `credit.rs`
-//! tell their protocols in words. `view.rs` makes typed parts of a mapping, `halves.rs` is what the
+//! `layout/` is bytes: types, offsets, assertions. `algo/` is behaviour: `ring.rs`, `arena.rs`, `park.rs` and
+//! `credit.rs` tell their protocols in words. `view.rs` makes typed parts of a mapping, `halves.rs` is what the
 //! algorithms see of them, and `sync.rs` is where the atomics come from. [`Attached`] is what the layer above
 //! holds.
 //!
@@ -93,6 +95,7 @@ mod sync;
 #[cfg(not(loom))]
 mod view;
 
+pub use algo::arena::{Allot, Arena, Block, Frozen, Parcel, PeerArena, Purpose, Returns};
 pub use algo::channels::{Partition, Slot, SlotAllocator};
 pub use algo::credit::{Credit, Granted};
 pub use algo::park::{Mode, Park, Parked, Starved, Wake};
@@ -100,7 +103,7 @@ pub use algo::ring::{Frame, Reserve, RingReader, RingWriter, Room};
 pub use attached::{Attached, Side};
 pub use error::{Corrupt, GeometryError, LayoutError, Rule};
 pub use halves::Halves;
-pub use layout::frame::{ChannelRef, FrameHead, Parts, Tag, parse};
+pub use layout::frame::{BlockRef, ChannelRef, FrameHead, Parts, Tag, parse};
 pub use layout::geometry::{Geometry, Offset};
 #[cfg(not(loom))]
 pub use view::{Mapped, Memory, OwnHalf, PeerHalf, attach};

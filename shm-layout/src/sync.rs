@@ -105,6 +105,12 @@ impl Cell {
 
 #[cfg(not(loom))]
 impl<'a, T> ReadOnly<'a, [T]> {
+    /// Where they start.
+    #[inline]
+    pub(crate) fn start(self) -> core::ptr::NonNull<T> {
+        core::ptr::NonNull::from(self.0).cast()
+    }
+
     /// Each of them.
     #[inline]
     pub(crate) fn words(self) -> impl Iterator<Item = ReadOnly<'a, T>> {
@@ -199,6 +205,71 @@ pub(crate) unsafe fn bytes_mut(cells: &[Granule], at: usize, len: usize) -> &mut
     unsafe { core::slice::from_raw_parts_mut(to, len) }
 }
 
+/// Lends the bytes of our own cells, from byte `at` on, to be read.
+///
+/// # Panics
+///
+/// When the span leaves the cells.
+///
+/// # Safety
+///
+/// The cells lie in our own half, and nobody writes the span while the reference lives.
+#[cfg(not(loom))]
+#[inline]
+pub(crate) unsafe fn bytes_ref(cells: &[Granule], at: usize, len: usize) -> &[u8] {
+    let from = span(cells, at, len).cast_const();
+    // SAFETY: in bounds: `span` checked it; bytes need no alignment, and any value is valid for them. Alone: promised
+    // by the caller. Alive: the result borrows `cells`.
+    unsafe { core::slice::from_raw_parts(from, len) }
+}
+
+/// Lends the bytes of the peer's cells, from byte `at` on, to be read where they lie.
+///
+/// # Panics
+///
+/// When the span leaves the cells.
+///
+/// # Safety
+///
+/// Nobody, the peer's process included, writes the span while the reference lives.
+#[cfg(not(loom))]
+#[inline]
+pub(crate) unsafe fn peer_bytes(cells: ReadOnly<'_, [Granule]>, at: usize, len: usize) -> &[u8] {
+    // SAFETY: promised by the caller, of memory that is nobody's to write instead of ours.
+    unsafe { bytes_ref(cells.0, at, len) }
+}
+
+/// Appends `len` bytes of the cells, from byte `at` on, to `bytes`.
+///
+/// # Panics
+///
+/// When the span leaves the cells.
+///
+/// # Safety
+///
+/// As [`copy_out`].
+#[cfg(not(loom))]
+#[inline]
+pub(crate) unsafe fn append_out(
+    cells: ReadOnly<'_, [Granule]>,
+    at: usize,
+    len: usize,
+    bytes: &mut alloc::vec::Vec<u8>,
+) {
+    let from = span(cells.0, at, len).cast_const();
+    bytes.reserve(len);
+    let room = bytes.spare_capacity_mut();
+    assert!(room.len() >= len, "reserved");
+    // SAFETY: in bounds: `span` checked the one side, the line above the other; bytes need no alignment. Alone:
+    // promised by the caller; a peer that breaks its word changes what was copied, no more. The room is a vector's
+    // own. Alive: `cells` and `bytes` are borrowed.
+    unsafe { core::ptr::copy_nonoverlapping(from, room.as_mut_ptr().cast::<u8>(), len) }
+    // As in `copy_out`.
+    core::sync::atomic::compiler_fence(Ordering::SeqCst);
+    // SAFETY: in bounds: within the capacity, see above, and initialised by the copy. Alone and alive: `&mut`.
+    unsafe { bytes.set_len(bytes.len() + len) }
+}
+
 /// Copies the bytes of the cells, from byte `at` on, out into `bytes`.
 ///
 /// # Panics
@@ -225,7 +296,7 @@ pub(crate) unsafe fn copy_out(cells: ReadOnly<'_, [Granule]>, at: usize, bytes: 
 #[inline]
 fn span(cells: &[Granule], at: usize, len: usize) -> *mut u8 {
     let inside = at.checked_add(len).is_some_and(|end| end <= size_of_val(cells));
-    assert!(inside, "{len} bytes at {at} leave the ring");
+    assert!(inside, "{len} bytes at {at} leave the region");
     cells.as_ptr().cast::<u8>().cast_mut().wrapping_add(at)
 }
 

@@ -14,7 +14,7 @@ use crate::layout::channel::ChannelEntry;
 use crate::layout::endpoint::Endpoint;
 use crate::layout::geometry::{Geometry, Offset};
 use crate::layout::header::Header;
-use crate::sync::{Granule, ReadOnly};
+use crate::sync::{AtomicU32, Granule, ReadOnly};
 
 /// A block of memory that holds one half.
 ///
@@ -123,6 +123,7 @@ pub fn attach<O: Memory, P: Memory>(
     let halves = Mapped {
         own: Pointers::new(&own.memory, &own.geometry),
         peer: Pointers::new(&peer.memory, &own.geometry),
+        lending_bytes: own.geometry.lending_bytes() as usize,
         rung: Rung::default(),
         _memory: (own.memory, peer.memory),
     };
@@ -134,6 +135,7 @@ pub fn attach<O: Memory, P: Memory>(
 pub struct Mapped<O, P> {
     own: Pointers,
     peer: Pointers,
+    lending_bytes: usize,
     rung: Rung,
     /// Keeps the mappings alive that the pointers lead to.
     _memory: (O, P),
@@ -150,23 +152,39 @@ impl<O: Memory, P: Memory> Halves for Mapped<O, P> {}
 impl<O: Memory, P: Memory> sealed::Halves for Mapped<O, P> {
     #[inline]
     fn own(&self) -> Own<'_> {
-        let Pointers { endpoint, channels, ring } = self.own;
+        let Pointers { endpoint, channels, returned, ring, arena } = self.own;
         // SAFETY: in bounds and aligned: `Pointers::new` made them of a memory whose length and alignment
         // were checked. Alone: atomics and granules may be shared. Alive: `_memory` keeps the mapping for as
         // long as `&self` lives.
-        unsafe { Own { endpoint: endpoint.as_ref(), channels: channels.as_ref(), ring: ring.as_ref() } }
+        unsafe {
+            Own {
+                endpoint: endpoint.as_ref(),
+                channels: channels.as_ref(),
+                returned: returned.as_ref(),
+                ring: ring.as_ref(),
+                arena: arena.as_ref(),
+            }
+        }
     }
 
     #[inline]
     fn peer(&self) -> Peer<'_> {
-        let Pointers { endpoint, channels, ring } = self.peer;
+        let Pointers { endpoint, channels, returned, ring, arena } = self.peer;
         // SAFETY: as in `own`; the peer may write at any time, which atomics and granules are made for.
-        let (endpoint, channels, ring) = unsafe { (endpoint.as_ref(), channels.as_ref(), ring.as_ref()) };
-        Peer {
-            endpoint: ReadOnly::new(endpoint),
-            channels: ReadOnly::new(channels),
-            ring: ReadOnly::new(ring),
+        unsafe {
+            Peer {
+                endpoint: ReadOnly::new(endpoint.as_ref()),
+                channels: ReadOnly::new(channels.as_ref()),
+                returned: ReadOnly::new(returned.as_ref()),
+                ring: ReadOnly::new(ring.as_ref()),
+                arena: ReadOnly::new(arena.as_ref()),
+            }
         }
+    }
+
+    #[inline]
+    fn lending_bytes(&self) -> usize {
+        self.lending_bytes
     }
 
     #[inline]
@@ -180,7 +198,9 @@ impl<O: Memory, P: Memory> sealed::Halves for Mapped<O, P> {
 struct Pointers {
     endpoint: NonNull<Endpoint>,
     channels: NonNull<[ChannelEntry]>,
+    returned: NonNull<[AtomicU32]>,
     ring: NonNull<[Granule]>,
+    arena: NonNull<[Granule]>,
 }
 
 impl Pointers {
@@ -188,15 +208,21 @@ impl Pointers {
     #[inline]
     fn new(memory: &impl Memory, geometry: &Geometry) -> Self {
         let slots = geometry.channel_slots as usize;
-        let granules = geometry.ring_bytes as usize / Granule::BYTES;
-        let channels = at::<ChannelEntry>(memory, geometry.channels_offset(), slots);
-        let ring = at::<Granule>(memory, geometry.ring_offset(), granules);
+        let blocks = geometry.arena_blocks as usize;
         Self {
             endpoint: at(memory, geometry.endpoint_offset(), 1),
-            channels: NonNull::slice_from_raw_parts(channels, slots),
-            ring: NonNull::slice_from_raw_parts(ring, granules),
+            channels: slice(memory, geometry.channels_offset(), slots),
+            returned: slice(memory, geometry.returned_offset(), blocks),
+            ring: slice(memory, geometry.ring_offset(), geometry.ring_bytes as usize / Granule::BYTES),
+            arena: slice(memory, geometry.arena_offset(), geometry.arena_bytes as usize / Granule::BYTES),
         }
     }
+}
+
+/// `count` values of `T` at `offset`.
+#[inline]
+fn slice<T>(memory: &impl Memory, offset: Offset, count: usize) -> NonNull<[T]> {
+    NonNull::slice_from_raw_parts(at(memory, offset, count), count)
 }
 
 /// The header of a half, once the memory can hold one.

@@ -3,16 +3,20 @@
 
 mod common;
 
-use adjoin_shm_layout::{Corrupt, Granted, LayoutError, Mode, PeerHalf, Reserve, Rule, Wake};
+use adjoin_shm_layout::{
+    BlockRef, Corrupt, Granted, LayoutError, Mode, PeerHalf, Purpose, Reserve, Rule, Wake,
+};
 use common::{Heap, Pair, Random, SMALL, pair, rounds};
 
 const HEAD: u64 = 128;
 const CONSUMED: u64 = 128 + 128;
-const PARKED: u64 = 128 + 256;
-const WAKE: u64 = 128 + 264;
-const STARVED: u64 = 128 + 268;
+const RETURNED: u64 = 128 + 256;
+const PARKED: u64 = 128 + 384;
+const WAKE: u64 = 128 + 392;
+const STARVED: u64 = 128 + 396;
 const CHANNELS: u64 = 4096;
-const RING: u64 = 8192;
+const RETURNED_LIST: u64 = 8192;
+const RING: u64 = 12288;
 const PAD: u64 = u32::MAX as u64;
 
 /// What the host says of its guest's ring when the guest's words are these.
@@ -124,6 +128,41 @@ fn credit_that_goes_back_is_named() {
 }
 
 #[test]
+fn a_block_outside_of_the_arena_is_named() {
+    let Pair { host, .. } = pair(SMALL).unwrap();
+    let fault = |block, len, offset| host.peer_arena.check(BlockRef { block, len, offset }).unwrap_err();
+    let named = |field, found, most| Corrupt { field, found, rule: Rule::AtMost(most) };
+    assert_eq!(fault(4, 0, 0), named("block.number", 4, 3));
+    assert_eq!(fault(0, 0, 12289), named("block.offset", 12289, 12288));
+    assert_eq!(fault(0, 0, u64::MAX), named("block.offset", u64::MAX, 12288));
+    assert_eq!(fault(0, 2, 12287), named("block.len", 2, 1));
+    assert_eq!(fault(0, u32::MAX, 0), named("block.len", u32::MAX.into(), 12288));
+    assert_eq!(host.peer_arena.check(BlockRef { block: 3, len: 0, offset: 12288 }).unwrap().len(), 0);
+    let lent = |len, offset| host.peer_arena.check(BlockRef { block: 0, len, offset }).unwrap().may_stay();
+    assert_eq!([lent(8, 8184), lent(9, 8184), lent(1, 8192)], [true, false, false]);
+}
+
+#[test]
+fn a_return_that_cannot_be_is_named() {
+    let Pair { mut guest, host_half, .. } = pair(SMALL).unwrap();
+    let blocks = [0, 1].map(|_| guest.arena.allot(10, Purpose::Message).unwrap());
+    let [first, _] = blocks.map(|block| guest.arena.pass(block, 0, 10));
+    let mut returned = |total, list: u64| {
+        host_half.poke(RETURNED, total);
+        host_half.poke(RETURNED_LIST, list);
+        guest.arena.in_use()
+    };
+    let rule = Rule::Within(0, 2);
+    assert_eq!(returned(3, 0), Err(Corrupt { field: "returned", found: 3, rule }), "more than are out");
+    assert_eq!(returned(u64::MAX, 0).unwrap_err().rule, rule, "it went back");
+    let rule = Rule::AtMost(1);
+    assert_eq!(returned(1, 7), Err(Corrupt { field: "returned.block", found: 7, rule }), "none of ours");
+    assert_eq!(returned(1, first.block.into()), Ok(1));
+    let twice = u64::from(first.block) << 32;
+    assert_eq!(returned(2, twice).unwrap_err().field, "returned.block", "one that was given back");
+}
+
+#[test]
 fn flags_of_any_value_cost_no_more_than_a_wake() {
     let Pair { mut guest, host, host_half, .. } = pair(SMALL).unwrap();
     let slot = host.partition.accept(0, 1).unwrap();
@@ -178,18 +217,20 @@ fn every_word_of_the_header_is_checked_and_named() {
     type Fault = (u64, &'static str, u64, Rule);
     let long: [Fault; 5] = [
         (0, "magic", 5, Rule::Exactly(u64::from_le_bytes(*b"adjoin\r\n"))),
-        (16, "half_len", 0, Rule::Exactly(12288)),
-        (40, "arena_offset", 0, Rule::Exactly(12288)),
-        (48, "arena_len", 4096, Rule::Exactly(0)),
+        (16, "half_len", 0, Rule::Exactly(28672)),
+        (40, "arena_offset", 0, Rule::Exactly(16384)),
+        (48, "arena_bytes", 4096 + 8, Rule::MultipleOf(4096)),
         (120, "reserved", 1, Rule::Exactly(0)),
     ];
-    let short: [Fault; 8] = [
-        (8, "version", 2, Rule::Exactly(1)),
+    let short: [Fault; 10] = [
+        (60, "reserved", 1, Rule::Exactly(0)),
+        (56, "arena_blocks", 0, Rule::Within(1, 1 << 20)),
+        (8, "version", 1, Rule::Exactly(2)),
         (12, "header_len", 64, Rule::Exactly(128)),
         (24, "ring_bytes", 0, Rule::Within(4096, 1 << 30)),
         (24, "ring_bytes", u32::MAX.into(), Rule::Within(4096, 1 << 30)),
         (28, "channel_slots", 5, Rule::MultipleOf(2)),
-        (32, "max_payload_size", 0, Rule::Within(1, 1 << 30)),
+        (32, "max_payload_size", 0, Rule::Within(1, u32::MAX.into())),
         (36, "initial_channel_credit", 0, Rule::Within(1, u32::MAX.into())),
         (28, "channel_slots", 0, Rule::Within(2, 1 << 20)),
     ];
@@ -213,12 +254,12 @@ fn limits_other_than_those_agreed_on_are_named() {
     let fault = PeerHalf::check(heap.clone(), &expected).unwrap_err();
     assert_eq!(fault, LayoutError { field: "max_payload_size", found: 1000, expected: Rule::Exactly(999) });
     heap.poke32(24, 8192);
-    heap.poke(16, 16384);
-    heap.poke(40, 16384);
+    heap.poke(16, 32768);
+    heap.poke(40, 20480);
     let fault = PeerHalf::read(heap).unwrap_err();
     assert_eq!(
         fault,
-        LayoutError { field: "mapped_len", found: 12288, expected: Rule::Exactly(16384) },
+        LayoutError { field: "mapped_len", found: 28672, expected: Rule::Exactly(32768) },
         "mapped"
     );
     let fault = PeerHalf::read(Heap::zeroed(64)).unwrap_err();
@@ -244,9 +285,10 @@ fn garbage_anywhere_in_the_peers_half_never_panics() {
         let Pair { guest, mut host, guest_half, .. } = pair(SMALL).unwrap();
         let slot = guest.partition.accept(2, 1).unwrap(); // the index is in range on both sides
         for _ in 0..100 {
-            let at = match random.below(3) {
-                0 => random.below(512 / 8) as u64 * 8,
-                1 => CHANNELS + random.below(256 / 8) as u64 * 8,
+            let at = match random.below(4) {
+                0 => random.below(640 / 8) as u64 * 8,
+                1 => RETURNED_LIST + random.below(16 / 8) as u64 * 8,
+                2 => CHANNELS + random.below(256 / 8) as u64 * 8,
                 _ => RING + random.below(4096 / 8) as u64 * 8,
             };
             guest_half.poke(at, garbage(&mut random));
@@ -263,6 +305,20 @@ fn garbage_anywhere_in_the_peers_half_never_panics() {
                 room.commit(0, len);
             }
             let _ = host.writer.publish();
+            match host.arena.allot(random.below(5000), Purpose::Message) {
+                Ok(block) if random.below(3) == 0 => host.arena.give_up(block),
+                Ok(block) => {
+                    let _ = host.arena.pass(block, 0, 100);
+                }
+                Err(_) => {}
+            }
+            let block =
+                BlockRef { block: random.below(5) as u32, len: garbage(&mut random) as u32, offset: 4096 };
+            if let Ok(parcel) = host.peer_arena.check(BlockRef { offset: garbage(&mut random), ..block }) {
+                let mut payload = Vec::new();
+                host.peer_arena.append_to(&parcel, &mut payload);
+                let _ = host.returns.give_back(parcel);
+            }
             let _ = host.credit.granted(slot, random.next());
             let _ = host.credit.grant(slot, random.next());
             let parked = host.park.prepare(Mode::Bell);

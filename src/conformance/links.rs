@@ -90,13 +90,6 @@ pub(super) fn settings() -> Settings {
         .waiting(Waiting::Sleep)
 }
 
-/// The limits of a segment with these settings.
-#[cfg(target_os = "linux")]
-pub(super) fn geometry(settings: &Settings) -> adjoin_shm_layout::Geometry {
-    let Settings { ring_bytes, channel_slots, max_payload_size, initial_channel_credit, .. } = *settings;
-    adjoin_shm_layout::Geometry { ring_bytes, channel_slots, max_payload_size, initial_channel_credit }
-}
-
 /// A bound on a case that hangs, not an assertion on how long it takes.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -213,7 +206,7 @@ impl Ground {
     #[cfg(target_os = "linux")]
     async fn open_segment(self, options: &Options) -> (Connection, Peer, Process) {
         use super::peer::puppet::{GUEST, PuppetPeer};
-        use crate::segments::{CellStderr, launch, pair_for_test};
+        use crate::segments::{CellStderr, geometry, launch, pair_for_test};
         if self.role == Role::Initiator {
             let (host, guest) = pair_for_test(&geometry(&options.settings), options.settings.waiting).await;
             return (Connection::start(guest, options), Peer::End(EndPeer::new(host)), Process::None);

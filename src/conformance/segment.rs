@@ -21,7 +21,7 @@ use serde::Serialize;
 
 use super::{
     cases,
-    links::{Ground, geometry, settings},
+    links::{Ground, settings},
     note::{Hello, Note},
     peer::{
         Heard, Peer,
@@ -41,7 +41,8 @@ use crate::{
         tx::channel,
     },
     segments::{
-        AttachError, CellStderr, HandshakeError, PeerRefusal, SegmentLimit, SpawnError, attach, launch,
+        AttachError, CellStderr, HandshakeError, PeerRefusal, SegmentLimit, SpawnError, attach, geometry,
+        launch,
     },
     settings::Settings,
 };
@@ -72,7 +73,7 @@ fn agreement(version: u32, message: &impl Serialize) -> Vec<u8> {
     bytes
 }
 
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// What a peer says that takes the socket for a byte stream of ours, as long as the head of an agreement.
 fn no_agreement() -> Vec<u8> {
@@ -95,6 +96,8 @@ enum FromHost {
         channel_slots: u32,
         max_payload_size: u32,
         initial_channel_credit: u32,
+        arena_blocks: u32,
+        arena_bytes: u64,
         host: u32,
     },
     #[expect(dead_code, reason = "its place in the order counts")]
@@ -103,11 +106,13 @@ enum FromHost {
     Refuse(PeerRefusal),
 }
 
-const LIMITS: [SegmentLimit; 4] = [
+const LIMITS: [SegmentLimit; 6] = [
     SegmentLimit::RingBytes,
     SegmentLimit::ChannelSlots,
     SegmentLimit::MaxPayloadSize,
     SegmentLimit::InitialChannelCredit,
+    SegmentLimit::ArenaBlocks,
+    SegmentLimit::ArenaBytes,
 ];
 
 /// What a puppet does that does not attach, or is not to.
@@ -182,9 +187,16 @@ fn send(socket: &UnixStream, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> io
 
 /// An offer of these limits, with a descriptor that is no half, by this process.
 async fn guest_of_offer(limits: &Settings) -> (Vec<u8>, String) {
-    let Settings { ring_bytes, channel_slots, max_payload_size, initial_channel_credit, .. } = *limits;
-    let host = std::process::id();
-    let offer = FromHost::Offer { ring_bytes, channel_slots, max_payload_size, initial_channel_credit, host };
+    let geometry = geometry(limits);
+    let offer = FromHost::Offer {
+        ring_bytes: geometry.ring_bytes,
+        channel_slots: geometry.channel_slots,
+        max_payload_size: geometry.max_payload_size,
+        initial_channel_credit: geometry.initial_channel_credit,
+        arena_blocks: geometry.arena_blocks,
+        arena_bytes: geometry.arena_bytes,
+        host: std::process::id(),
+    };
     let no_half = memfd_create("no half", MemfdFlags::CLOEXEC).expect("the system has memfds");
     let myself = pidfd_open(getpid(), PidfdFlags::empty()).expect("the system has pidfds");
     guest_of(&agreement(VERSION, &offer), &[no_half.as_fd(), myself.as_fd()]).await
@@ -206,6 +218,8 @@ async fn a_limit_that_one_side_cannot_live_with_is_refused_by_its_name(ground: G
             SegmentLimit::ChannelSlots => (settings().channel_slots(3), 3),
             SegmentLimit::MaxPayloadSize => (settings().max_payload_size(0), 0),
             SegmentLimit::InitialChannelCredit => (settings().initial_channel_credit(0), 0),
+            SegmentLimit::ArenaBlocks => (settings().arena_blocks(0), 0),
+            SegmentLimit::ArenaBytes => (settings().arena_bytes(7), 7),
         };
         let (heard, told) = guest_of_offer(&offered).await;
         assert_eq!(heard, agreement(VERSION, &FromGuest::Refuse(PeerRefusal::Limit { limit, value })));

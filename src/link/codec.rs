@@ -103,7 +103,7 @@ pub(crate) fn take_message<'a>(
     let parsed = reader.message(channels);
     let len = std::mem::replace(bytes, reader.rest).len();
     let (head, payload) = parsed.map_err(|fault| fault.violation(len))?;
-    Ok(Message { head, channels, payload })
+    Ok(Message { head, channels, payload, shared: None })
 }
 
 /// Says which rule a frame breaks that is longer than the link's limit, by the part of it that arrived.

@@ -4,7 +4,9 @@
 //! it is a [`Message`] that borrows from the receiver's private memory; to be sent, its payload comes from
 //! a [`Body`], which encodes straight into the place where the link wants it.
 
-use bytes::BufMut;
+use std::ops::Range;
+
+use bytes::{BufMut, Bytes};
 
 /// Everything of a message but its payload and its channels. `metadata` is the postcard encoding of the
 /// list of entries; an empty slice means no entries.
@@ -49,6 +51,8 @@ pub(crate) struct Message<'a> {
     /// The channels of a Request or Response, in the order in which they stand in the payload.
     pub(crate) channels: &'a [ChannelRef],
     pub(crate) payload: &'a [u8],
+    /// The same payload as something that can be kept without a copy: where it arrived in a block of its own.
+    pub(crate) shared: Option<&'a Bytes>,
 }
 
 /// A channel as a Request or Response names it.
@@ -117,27 +121,67 @@ pub(crate) enum HandleFault {
 
 /// A place of limited length that a payload is encoded into. Bytes beyond its end are counted and not
 /// written, so that a second try knows how much it needs.
+///
+/// Bytes that lie in the link's own memory, in a block that was [lent](crate::Loan), need not be written again: one
+/// run of them is left where it lies, and remembered as [`Lent`].
 pub(crate) struct Encoder<'a> {
     room: &'a mut [u8],
-    len: usize,
+    /// Where the next byte goes in `room`.
+    at: usize,
     channels: &'a mut Vec<ChannelRef>,
+    /// The addresses of blocks that may be lent.
+    lendable: Range<usize>,
+    lent: Option<Lent>,
 }
+
+/// Bytes of a payload that were left where they lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Lent {
+    /// Where in the payload they stand: so many bytes were written in front of them.
+    pub(crate) at: usize,
+    /// The address of the first.
+    pub(crate) address: usize,
+    /// How many there are.
+    pub(crate) len: usize,
+}
+
+/// Bytes of a run that is worth being left where it lies: a shorter one is copied faster.
+const MIN_LENT: usize = 256;
 
 impl<'a> Encoder<'a> {
     /// Starts at the beginning of `room`, with an empty list of channels.
     pub(crate) fn new(room: &'a mut [u8], channels: &'a mut Vec<ChannelRef>) -> Self {
         channels.clear();
-        Encoder { room, len: 0, channels }
+        Encoder { room, at: 0, channels, lendable: 0..0, lent: None }
     }
 
-    /// Bytes of the payload so far, those that found no room included.
+    /// As [`new`](Encoder::new), where bytes at these addresses may be left where they lie.
+    pub(crate) fn lending(
+        room: &'a mut [u8],
+        channels: &'a mut Vec<ChannelRef>,
+        lendable: Range<usize>,
+    ) -> Self {
+        Encoder { lendable, ..Encoder::new(room, channels) }
+    }
+
+    /// What was left where it lies.
+    pub(crate) fn lent(&self) -> Option<Lent> {
+        self.lent
+    }
+
+    /// How many bytes were written, or would have been in a longer room.
+    pub(crate) fn written(&self) -> usize {
+        self.at
+    }
+
+    /// Bytes of the payload so far, those that found no room and those that were left where they lie included.
     pub(crate) fn len(&self) -> usize {
-        self.len
+        self.lent.map_or(self.at, |lent| self.at.saturating_add(lent.len))
     }
 
     /// Whether all bytes so far found room.
     pub(crate) fn fits(&self) -> bool {
-        self.len <= self.room.len()
+        self.at <= self.room.len()
     }
 
     /// Names the next channel.
@@ -148,11 +192,25 @@ impl<'a> Encoder<'a> {
     /// Appends bytes.
     #[inline]
     pub(crate) fn extend(&mut self, bytes: &[u8]) {
-        let end = self.len.saturating_add(bytes.len());
-        if let Some(mut room) = self.room.get_mut(self.len..end) {
+        if bytes.len() >= MIN_LENT && self.leave(bytes) {
+            return;
+        }
+        let end = self.at.saturating_add(bytes.len());
+        if let Some(mut room) = self.room.get_mut(self.at..end) {
             room.put_slice(bytes);
         }
-        self.len = end;
+        self.at = end;
+    }
+
+    /// Leaves bytes where they lie, if they may be.
+    fn leave(&mut self, bytes: &[u8]) -> bool {
+        let Range { start, end } = bytes.as_ptr_range();
+        let leaves =
+            self.lent.is_none() && self.lendable.start <= start.addr() && end.addr() <= self.lendable.end;
+        if leaves {
+            self.lent = Some(Lent { at: self.at, address: start.addr(), len: bytes.len() });
+        }
+        leaves
     }
 }
 
@@ -162,10 +220,10 @@ impl postcard::ser_flavors::Flavor for &mut Encoder<'_> {
 
     #[inline]
     fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
-        if let Some(place) = self.room.get_mut(self.len) {
+        if let Some(place) = self.room.get_mut(self.at) {
             *place = byte;
         }
-        self.len = self.len.saturating_add(1);
+        self.at = self.at.saturating_add(1);
         Ok(())
     }
 

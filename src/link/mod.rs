@@ -24,12 +24,13 @@ pub(crate) mod stream;
 pub(crate) mod testing;
 
 use std::{
+    io,
     sync::Arc,
     task::{Context, Poll},
     time::Instant,
 };
 
-pub(crate) use message::{Body, ChannelRef, CreditSlot, EncodeFault, Encoder, Head, Message};
+pub(crate) use message::{Body, ChannelRef, CreditSlot, EncodeFault, Encoder, Head, Lent, Message};
 
 use crate::error::LinkEnd;
 
@@ -137,6 +138,13 @@ pub(crate) enum SendFault {
         limit: usize,
         /// The setting that widens it.
         setting: &'static str,
+    },
+    /// The system has no memory for a message of this length.
+    NoMemory {
+        /// Bytes of the payload.
+        len: usize,
+        /// What the system said.
+        kind: io::ErrorKind,
     },
     /// The body could not be encoded.
     Encode(EncodeFault),

@@ -162,6 +162,14 @@ pub enum Refusal {
         /// The setting that widens it.
         setting: &'static str,
     },
+    /// The system has no shared memory for it.
+    #[error("no shared memory for {len} bytes: {kind}")]
+    NoMemory {
+        /// Bytes of the payload, or of the loan.
+        len: usize,
+        /// What the system said.
+        kind: std::io::ErrorKind,
+    },
     /// A stream's element is longer than the stream's whole window: it could never be sent.
     #[error(
         "an element of {len} bytes exceeds the stream's window of {window} (Settings::initial_channel_credit)"
@@ -371,6 +379,7 @@ pub(crate) fn sort<E: From<Refusal> + From<LinkEnd>>(fault: SendFault) -> Obstac
         SendFault::Encode(EncodeFault::NoSlot) => return Obstacle::Blocked(Blocked::Slot),
         SendFault::Ended(end) => return Obstacle::Final(end.into()),
         SendFault::TooLarge { len, limit, setting } => Refusal::MessageTooLarge { len, limit, setting },
+        SendFault::NoMemory { len, kind } => Refusal::NoMemory { len, kind },
         SendFault::Encode(fault) => refusal(fault),
     };
     Obstacle::Final(refused.into())

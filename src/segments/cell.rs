@@ -104,7 +104,7 @@ pub(crate) async fn attach(settings: &Settings) -> Result<Parts, AttachError> {
     let agreed = handshake::guest(&control, |offered, pidfd| check_host(host, offered, pidfd));
     let (halves, pidfd) = timeout(after, agreed).await.map_err(|_| AttachError::Timeout { after })??;
     let bell = Bell::new(control.into_socket());
-    Ok(link::parts(halves, bell, Peer::other(pidfd)?, Role::Initiator, settings.waiting)?)
+    Ok(link::parts(halves, bell, Peer::other(pidfd)?, Role::Initiator, settings.into())?)
 }
 
 /// Reads what the host put into the environment.

@@ -171,7 +171,7 @@ fn body_len(head: &[u8; HEAD]) -> Result<usize, HandshakeError> {
 /// The first bytes of every message.
 const MAGIC: [u8; 8] = *b"adjoin\r\n";
 /// The version of the handshake. The layout of the halves has its own, in their headers.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// Bytes in front of a message.
 const HEAD: usize = 14;
 /// Bytes of the longest message.

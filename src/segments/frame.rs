@@ -4,7 +4,8 @@
 //! A part that a kind does not have is zero or empty, and a peer that puts something there is not one of
 //! ours.
 
-use adjoin_shm_layout::{self as layout, FrameHead, Tag};
+use adjoin_shm_layout::{self as layout, BlockRef, FrameHead, Tag};
+use bytes::Bytes;
 
 use crate::{
     error::{LinkEnd, Violation},
@@ -61,7 +62,33 @@ pub(super) fn channel_bytes(channel: &ChannelRef) -> [u8; layout::ChannelRef::BY
     layout::ChannelRef { id, slot: index, generation }.to_bytes()
 }
 
-/// Reads a message from a private copy of a frame. `channels` is memory that is used again.
+/// Where the payload of a message lies that has it in a block. `None`: it is in the frame.
+#[inline]
+pub(super) fn block(tag: u32, body: &[u8]) -> Result<Option<BlockRef>, LinkEnd> {
+    let tag = Tag::from_u32(tag);
+    // Anything else is for `parse` to refuse.
+    if tag.flags != Tag::BLOCK || parts(tag.kind).is_none_or(|parts| parts & PAYLOAD == 0) {
+        return Ok(None);
+    }
+    let (_, parts) = split(tag, body)?;
+    let place = body.get(parts.payload).unwrap_or_default();
+    let place: &[u8; BlockRef::BYTES] =
+        place.try_into().map_err(|_| LinkEnd::Corrupt { field: "frame.len", value: body.len() as u64 })?;
+    Ok(Some(BlockRef::from_bytes(place)))
+}
+
+/// The head of a body, and where the parts behind it lie.
+#[inline]
+fn split(tag: Tag, body: &[u8]) -> Result<(FrameHead, layout::Parts), LinkEnd> {
+    let head: &[u8; FrameHead::BYTES] =
+        body.first_chunk().ok_or(LinkEnd::Corrupt { field: "frame.len", value: body.len() as u64 })?;
+    let head = FrameHead::from_bytes(head);
+    let parts = layout::parse(tag, body.len(), &head).map_err(corrupt)?;
+    Ok((head, parts))
+}
+
+/// Reads a message from a private copy of a frame. `channels` is memory that is used again; `outside` is the payload
+/// that was in a block, if it was.
 ///
 /// # Errors
 ///
@@ -71,23 +98,22 @@ pub(super) fn parse<'a>(
     tag: u32,
     body: &'a [u8],
     channels: &'a mut Vec<ChannelRef>,
+    outside: Option<&'a Bytes>,
 ) -> Result<Message<'a>, LinkEnd> {
     let tag = Tag::from_u32(tag);
     let parts_of_kind = match tag.kind {
         kind::HELLO => return Err(Violation::HelloOrdering.into()),
         kind => parts(kind).ok_or(Violation::UnknownVariant { kind: kind.into() })?,
     };
-    let head: &[u8; FrameHead::BYTES] =
-        body.first_chunk().ok_or(LinkEnd::Corrupt { field: "frame.len", value: body.len() as u64 })?;
-    let head = FrameHead::from_bytes(head);
-    let parts = layout::parse(tag, body.len(), &head).map_err(corrupt)?;
+    let (head, parts) = split(tag, body)?;
     // The ranges were checked against this very length.
     let part = |range| body.get(range).unwrap_or_default();
     let (metadata, payload, list) = (part(parts.metadata), part(parts.payload), part(parts.channels));
+    let flags = if outside.is_some() { tag.flags & !Tag::BLOCK } else { tag.flags };
     let absent = |part: u8, field, value: u64| {
         if parts_of_kind & part == 0 && value != 0 { Err(LinkEnd::Corrupt { field, value }) } else { Ok(()) }
     };
-    absent(0, "frame.flags", tag.flags.into())?;
+    absent(0, "frame.flags", flags.into())?;
     absent(CONN, "frame.conn_id", head.conn_id)?;
     absent(ID, "frame.id", head.id)?;
     absent(METHOD, "frame.method_id", head.method_id)?;
@@ -98,8 +124,12 @@ pub(super) fn parse<'a>(
     channels.clear();
     channels.extend(list.as_chunks().0.iter().map(channel));
     let reason = if parts_of_kind & REASON == 0 { "" } else { reason(payload)? };
-    let payload = if parts_of_kind & PAYLOAD == 0 { NOTHING } else { payload };
-    Ok(Message { head: typed(tag.kind, &head, metadata, reason)?, channels, payload })
+    let payload = match outside {
+        _ if parts_of_kind & PAYLOAD == 0 => NOTHING,
+        Some(outside) => outside,
+        None => payload,
+    };
+    Ok(Message { head: typed(tag.kind, &head, metadata, reason)?, channels, payload, shared: outside })
 }
 
 /// The typed head of a kind that has one.

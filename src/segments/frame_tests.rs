@@ -41,7 +41,10 @@ fn every_kind_is_read_as_it_was_written_and_numbered_as_the_protocol_numbers_it(
         };
         let (tag, body) = framed(&head, payload, channels);
         let mut list = Vec::new();
-        assert_eq!(parse(tag, &body, &mut list).unwrap(), Message { head, channels, payload });
+        assert_eq!(
+            parse(tag, &body, &mut list, None).unwrap(),
+            Message { head, channels, payload, shared: None }
+        );
         assert_eq!(Tag::from_u32(tag).kind, number);
     }
 }
@@ -54,7 +57,7 @@ fn a_part_that_a_kind_does_not_have_is_refused_by_its_name() {
         let mut frame = FrameHead::from_bytes(body.first_chunk().unwrap());
         change(&mut tag, &mut frame, &mut body);
         body[..FrameHead::BYTES].copy_from_slice(&frame.to_bytes());
-        match parse(tag.to_u32(), &body, &mut Vec::new()) {
+        match parse(tag.to_u32(), &body, &mut Vec::new(), None) {
             Err(LinkEnd::Corrupt { field, value }) => (field, value),
             other => panic!("{other:?}"),
         }
@@ -86,13 +89,13 @@ fn a_kind_that_does_not_exist_and_a_late_hello_are_violations() {
     let body = [0; FrameHead::BYTES];
     for kind in 12..=u8::MAX {
         let tag = Tag { kind, flags: 0, channels: 0 }.to_u32();
-        let end = parse(tag, &body, &mut Vec::new()).unwrap_err();
+        let end = parse(tag, &body, &mut Vec::new(), None).unwrap_err();
         assert!(
             matches!(end, LinkEnd::Violation(Violation::UnknownVariant { kind: k }) if k == u64::from(kind)),
             "{end:?}"
         );
     }
-    let end = parse(0, &body, &mut Vec::new()).unwrap_err();
+    let end = parse(0, &body, &mut Vec::new(), None).unwrap_err();
     assert!(matches!(end, LinkEnd::Violation(Violation::HelloOrdering)));
 }
 
@@ -100,7 +103,7 @@ fn a_kind_that_does_not_exist_and_a_late_hello_are_violations() {
 fn a_reason_that_is_no_text_is_a_violation() {
     let (tag, mut body) = framed(&Head::Goodbye { conn_id: 0, reason: "" }, b"", &[]);
     body.extend_from_slice(&[0xFF, 0xFE]);
-    let end = parse(tag, &body, &mut Vec::new()).unwrap_err();
+    let end = parse(tag, &body, &mut Vec::new(), None).unwrap_err();
     assert!(matches!(end, LinkEnd::Violation(Violation::Decode { len: 2 })));
 }
 
@@ -110,6 +113,6 @@ proptest::proptest! {
         tag: u32,
         body in proptest::collection::vec(proptest::num::u8::ANY, 0..200),
     ) {
-        let _ = parse(tag, &body, &mut Vec::new());
+        let _ = parse(tag, &body, &mut Vec::new(), None);
     }
 }

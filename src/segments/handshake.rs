@@ -141,6 +141,10 @@ pub enum SegmentLimit {
     MaxPayloadSize,
     /// [`Settings::initial_channel_credit`](crate::Settings::initial_channel_credit)
     InitialChannelCredit,
+    /// [`Settings::arena_blocks`](crate::Settings::arena_blocks)
+    ArenaBlocks,
+    /// [`Settings::arena_bytes`](crate::Settings::arena_bytes)
+    ArenaBytes,
 }
 
 impl SegmentLimit {
@@ -151,6 +155,8 @@ impl SegmentLimit {
             SegmentLimit::ChannelSlots,
             SegmentLimit::MaxPayloadSize,
             SegmentLimit::InitialChannelCredit,
+            SegmentLimit::ArenaBlocks,
+            SegmentLimit::ArenaBytes,
         ]
         .into_iter()
         .find(|limit| limit.name() == field)
@@ -162,6 +168,8 @@ impl SegmentLimit {
             SegmentLimit::ChannelSlots => "channel_slots",
             SegmentLimit::MaxPayloadSize => "max_payload_size",
             SegmentLimit::InitialChannelCredit => "initial_channel_credit",
+            SegmentLimit::ArenaBlocks => "arena_blocks",
+            SegmentLimit::ArenaBytes => "arena_bytes",
         }
     }
 }
@@ -221,6 +229,8 @@ struct Offer {
     channel_slots: u32,
     max_payload_size: u32,
     initial_channel_credit: u32,
+    arena_blocks: u32,
+    arena_bytes: u64,
     host: u32,
 }
 
@@ -240,6 +250,8 @@ pub(super) async fn host(
         channel_slots: geometry.channel_slots,
         max_payload_size: geometry.max_payload_size,
         initial_channel_credit: geometry.initial_channel_credit,
+        arena_blocks: geometry.arena_blocks,
+        arena_bytes: geometry.arena_bytes,
         host: std::process::id(),
     };
     control.send(&FromHost::Offer(offer), &[descriptor.as_fd(), host.as_fd()]).await?;
@@ -313,6 +325,8 @@ impl Offer {
             channel_slots: self.channel_slots,
             max_payload_size: self.max_payload_size,
             initial_channel_credit: self.initial_channel_credit,
+            arena_blocks: self.arena_blocks,
+            arena_bytes: self.arena_bytes,
         }
     }
 }

@@ -21,8 +21,14 @@ use crate::{
     segments::{poller, seals, segment},
 };
 
-const GEOMETRY: Geometry =
-    Geometry { ring_bytes: 4096, channel_slots: 16, max_payload_size: 1024, initial_channel_credit: 1024 };
+const GEOMETRY: Geometry = Geometry {
+    ring_bytes: 4096,
+    channel_slots: 16,
+    max_payload_size: 1024,
+    initial_channel_credit: 1024,
+    arena_blocks: 8,
+    arena_bytes: 2 << 12,
+};
 
 /// Where the fields of the endpoint block are in a half, by the layout's table.
 const HEAD: u64 = 128;
@@ -84,7 +90,14 @@ fn attached() -> (Hostile, Parts) {
     socket.set_nonblocking(true).unwrap();
     let bell = Bell::new(poller::register(socket.into()).unwrap());
     let peer_process = Peer::other(myself()).unwrap();
-    let parts = parts(Halves { own, peer }, bell, peer_process, Role::Acceptor, Waiting::Sleep).unwrap();
+    let parts = parts(
+        Halves { own, peer },
+        bell,
+        peer_process,
+        Role::Acceptor,
+        Ways { waiting: Waiting::Sleep, trusted: false },
+    )
+    .unwrap();
     (hostile, parts)
 }
 
@@ -152,7 +165,7 @@ async fn a_consumed_that_cannot_be_ends_the_link_by_its_name() {
     for consumed in [1 << 40, 12] {
         let (hostile, mut parts) = attached();
         let full = loop {
-            match parts.say(&DATA, &[0; 900]) {
+            match parts.say(&DATA, &[0; 400]) {
                 Ok(_) => {}
                 Err(fault) => break fault,
             }
@@ -161,7 +174,7 @@ async fn a_consumed_that_cannot_be_ends_the_link_by_its_name() {
         hostile.word(CONSUMED, consumed);
         let end = parts.sender.has_room().unwrap_err();
         assert_eq!(corrupt_field(&end), ("consumed", consumed));
-        let SendFault::Ended(end) = parts.say(&DATA, &[0; 900]).unwrap_err() else { panic!("was sent") };
+        let SendFault::Ended(end) = parts.say(&DATA, &[0; 400]).unwrap_err() else { panic!("was sent") };
         assert_eq!(corrupt_field(&end), ("consumed", consumed));
     }
 }
@@ -207,7 +220,7 @@ proptest::proptest! {
         let mut heard = Collector::all();
         for _ in 0..4 {
             let _ = parts.receiver.drain(&mut heard);
-            let _ = parts.say(&DATA, &[0; 900]);
+            let _ = parts.say(&DATA, &[0; 400]);
             let _ = parts.sender.has_room();
             let _ = parts.receiver.hand_back();
         }

@@ -8,7 +8,9 @@ use std::sync::{
 use adjoin_shm_layout::{self as layout, Park, Side, Wake};
 
 use super::{
+    arena::OwnArena,
     bell::Bell,
+    blocks::Blocks,
     credit::ShmCredit,
     death::{Peer, Watch},
     futex::{self, LocalWord},
@@ -21,7 +23,7 @@ use super::{
 };
 use crate::{
     link::{Interrupt, Limits, Parts, Role},
-    settings::Waiting,
+    settings::{Settings, Waiting},
 };
 
 /// Both halves, as they are mapped here.
@@ -106,13 +108,27 @@ impl Interrupt for LocalWord {
     }
 }
 
+/// How this side goes about a link, whatever its peer does.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Ways {
+    pub(super) waiting: Waiting,
+    /// Payloads may be read where they lie: see [`Settings::trust_peer`].
+    pub(super) trusted: bool,
+}
+
+impl From<&Settings> for Ways {
+    fn from(settings: &Settings) -> Self {
+        Ways { waiting: settings.waiting, trusted: settings.trusted }
+    }
+}
+
 /// Puts the parts of a link together.
 pub(super) fn parts(
     halves: Halves,
     bell: Arc<Bell>,
     peer: Peer,
     role: Role,
-    waiting: Waiting,
+    ways: Ways,
 ) -> Result<Parts, HandshakeError> {
     let geometry = *halves.own.geometry();
     let side = match role {
@@ -127,7 +143,7 @@ pub(super) fn parts(
         bell: bell.clone(),
         sent: AtomicBool::new(false),
     });
-    let spin = Spin::new(waiting, peer.pid());
+    let spin = Spin::new(ways.waiting, peer.pid());
     let credit = ShmCredit::new(
         attached.credit,
         attached.slots,
@@ -136,14 +152,16 @@ pub(super) fn parts(
         shared.clone(),
     );
     let local = shared.local.clone();
+    let arena = Arc::new(OwnArena::new(attached.arena));
+    let blocks = Blocks::new(attached.peer_arena, attached.returns, &shared, ways.trusted);
     Ok(Parts {
         role,
         limits: Limits {
             max_payload_size: geometry.max_payload_size,
             initial_channel_credit: geometry.initial_channel_credit,
         },
-        sender: Box::new(ShmSender::new(attached.writer, shared.clone())),
-        receiver: Box::new(ShmReceiver::new(attached.reader, shared.clone(), spin)),
+        sender: Box::new(ShmSender::new(attached.writer, arena, shared.clone())),
+        receiver: Box::new(ShmReceiver::new(attached.reader, blocks, shared.clone(), spin)),
         credit: Some(Arc::new(credit)),
         watcher: Some(Box::new(Watch::new(bell, peer))),
         interrupt: Some(local),

@@ -6,6 +6,8 @@ use std::{fs::File, io, ptr::NonNull};
 use adjoin_shm_layout::Memory;
 use memmap2::{Advice, MmapOptions, MmapRaw};
 
+use super::backing::{self, Access};
+
 /// A half that is mapped: ours writable, the peer's read-only. Unmapped when it is dropped.
 ///
 /// It hands out an address and a length and no reference: what lies there is shared with another process, and
@@ -52,6 +54,13 @@ impl Mapping {
     /// Maps the peer's half. A store to it would be a SIGSEGV.
     pub(super) fn read_only(half: &File, len: usize) -> io::Result<Self> {
         Mapping::new(MmapOptions::new().len(len).map_raw_read_only(half)?)
+    }
+
+    /// Has the system make the pages of the first `len` bytes, which are within the mapping.
+    pub(super) fn fill(&self, len: usize) -> io::Result<()> {
+        let len = len.min(self.memory.len());
+        // SAFETY: in bounds and aligned: a mapping starts at a page, and `len` is within it. Alive: `&self`.
+        unsafe { backing::populate(self.base, len, Access::Read) }
     }
 
     fn new(memory: MmapRaw) -> io::Result<Self> {

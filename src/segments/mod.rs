@@ -12,6 +12,7 @@
 //! | `strangers` | two processes that found each other by a path |
 //! | `link` | two halves and a socket become a [`Parts`](crate::link::Parts) |
 //! | `sender`, `receiver`, `frame`, `credit`, `spin` | the parts of a link |
+//! | `arena`, `blocks`, `backing` | blocks for long payloads: ours, the peer's, and where their memory comes from |
 //! | `bell`, `futex` | how sleepers are woken: a task by a byte on the socket, a thread by a futex |
 //! | `death`, `exit` | that the peer is gone, and how it ended |
 //! | `poller` | descriptors in the runtime's poller |
@@ -28,8 +29,21 @@
 //! | fences | 1 SeqCst a `publish` | 1 SeqCst each time that room is given back, and for each sleep |
 //! | locks | none; the caller's is around the sender | none; the caller's is around the receiver |
 //! | allocations | none | none, once its memory has grown to the longest message |
+//!
+//! A payload that is longer than an eighth of the ring goes through a block of the arena. Beside the above that costs:
+//!
+//! | | sender | receiver |
+//! |---|---|---|
+//! | system calls | 1 for each part of the arena that is used for the first time | 1, likewise |
+//! | copies | 1, into the block, after the length was found out by a first encoding that copies at most what fits the ring | 1, out of the block |
+//! | fences | none | 1 SeqCst, to give the block back |
+//! | locks | 2 short ones, of the arena | 1 short one, to give the block back |
+//! | allocations | none | none up to 4 MiB, unless the application keeps the payload |
 
+mod arena;
+mod backing;
 mod bell;
+mod blocks;
 mod cell;
 mod control;
 mod credit;
@@ -61,6 +75,8 @@ pub(crate) use cell::attach;
 #[cfg(test)]
 pub(crate) use link::tests::pair_for_test;
 pub(crate) use process::Process;
+#[cfg(test)]
+pub(crate) use spawn::geometry;
 pub(crate) use spawn::launch;
 pub use strangers::OpenError;
 pub(crate) use strangers::{join, offer};

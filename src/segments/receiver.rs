@@ -30,6 +30,7 @@ use std::{
 use adjoin_shm_layout::{Corrupt, Mode, Parked, RingReader};
 
 use super::{
+    blocks::Blocks,
     frame, futex,
     link::{Mapped, Shared},
     spin::{Spin, Spun},
@@ -44,6 +45,7 @@ use crate::{
 pub(super) struct ShmReceiver {
     reader: RingReader<Mapped>,
     shared: Arc<Shared>,
+    blocks: Blocks,
     spin: Spin,
     /// The sleep that is announced.
     announced: Option<Announced>,
@@ -68,9 +70,10 @@ struct Announced {
 }
 
 impl ShmReceiver {
-    pub(super) fn new(reader: RingReader<Mapped>, shared: Arc<Shared>, spin: Spin) -> Self {
+    pub(super) fn new(reader: RingReader<Mapped>, blocks: Blocks, shared: Arc<Shared>, spin: Spin) -> Self {
         ShmReceiver {
             reader,
+            blocks,
             local_seen: shared.local.seen(),
             shared,
             spin,
@@ -84,7 +87,8 @@ impl ShmReceiver {
     /// Takes one frame out of the ring and hands it on. `None`: there is none. Else whether `sink` wants
     /// more.
     ///
-    /// One copy; no allocation, once the memory has grown to the longest frame.
+    /// One copy; no allocation, once the memory has grown to the longest frame. A payload in a block costs what
+    /// [`Blocks`] says.
     fn take(&mut self, sink: &mut dyn Sink) -> Result<Option<bool>, LinkEnd> {
         let Some(frame) = self.reader.next_frame().map_err(frame::corrupt)? else {
             return Ok(None);
@@ -100,7 +104,13 @@ impl ShmReceiver {
         if self.reader.should_publish() {
             self.shared.wake(self.reader.publish_consumed());
         }
-        Ok(Some(sink.message(frame::parse(tag, body, &mut self.channels)?)))
+        let Some(block) = frame::block(tag, body)? else {
+            return Ok(Some(sink.message(frame::parse(tag, body, &mut self.channels, None)?)));
+        };
+        let payload = self.blocks.take(block)?;
+        let more = sink.message(frame::parse(tag, body, &mut self.channels, Some(&payload))?);
+        self.blocks.done(payload);
+        Ok(Some(more))
     }
 
     /// Whether messages are there.

@@ -1,15 +1,16 @@
 //! The two halves of a segment as files: ours is made, the peer's is checked.
 //!
 //! **Ours**: a memfd of exactly [`Geometry::half_len`] bytes, mapped writable, then sealed, then handed over.
-//! Its pages are reserved when it is made, all of them: header, endpoint, channel table and ring are memory
+//! The pages in front of its arena are reserved when it is made: header, endpoint, channel table and ring are memory
 //! that a link uses from its first hour on, and a page that cannot be had later would be a SIGBUS in the
-//! middle of a call, in us or in the peer. So a half costs its length from the start (1 MiB for the ring and
-//! 1 MiB for the channels by default), and a machine without that memory says so here, with an error.
+//! middle of a call, in us or in the peer. So a half costs that much from the start (1 MiB for the ring and
+//! 1 MiB for the channels by default), and a machine without that memory says so here, with an error. The arena's pages
+//! are made when they are used first, see `backing`.
 //!
 //! **The peer's**: whatever it says of its half is checked on the descriptor before one byte is mapped. A
 //! file of another file system could stall us at a page fault, an unsealed one could be cut short under our
 //! mapping, one with holes could fail to give us a page. A memfd that is sealed and has its pages can do none
-//! of that: holes cannot be punched into it any more.
+//! of that: holes cannot be punched into it any more. Pages of the peer's arena are asked for before they are read.
 
 #![allow(unsafe_code)]
 
@@ -37,7 +38,7 @@ pub enum SegmentError {
     /// The memory of a half could not be had.
     #[error("{len} bytes of shared memory could not be had")]
     Reserve {
-        /// The length of a half.
+        /// Bytes of the half, or of those in front of its arena.
         len: u64,
         /// What the system said.
         #[source]
@@ -80,7 +81,7 @@ pub enum SegmentError {
     Holes {
         /// The bytes that it has pages for.
         found: u64,
-        /// The length that follows from the limits.
+        /// The bytes in front of the arena, which follow from the limits.
         expected: u64,
     },
     /// The peer's half lacks a seal.
@@ -99,8 +100,9 @@ pub(super) fn create(geometry: &Geometry) -> Result<(OwnHalf<Mapping>, OwnedFd),
     let (len, mapped_len) = lengths(geometry)?;
     let half = memfd().map_err(|error| SegmentError::Create(error.into()))?;
     fs::ftruncate(&half, len).map_err(|error| SegmentError::Reserve { len, source: error.into() })?;
-    fs::fallocate(&half, FallocateFlags::empty(), 0, len)
-        .map_err(|error| SegmentError::Reserve { len, source: error.into() })?;
+    let reserved = geometry.arena_offset().get();
+    fs::fallocate(&half, FallocateFlags::empty(), 0, reserved)
+        .map_err(|error| SegmentError::Reserve { len: reserved, source: error.into() })?;
     let half = File::from(half);
     let mapping = Mapping::writable(&half, mapped_len).map_err(|source| SegmentError::Map { len, source })?;
     seals::add(&half).map_err(|error| SegmentError::Seal(error.into()))?;
@@ -114,12 +116,15 @@ pub(super) fn create(geometry: &Geometry) -> Result<(OwnHalf<Mapping>, OwnedFd),
 /// Checks the peer's half, maps it read-only, and checks its header. The descriptor is closed: the mapping
 /// keeps the memory.
 ///
-/// Seven system calls.
+/// Eight system calls.
 pub(super) fn open(half: OwnedFd, geometry: &Geometry) -> Result<PeerHalf<Mapping>, SegmentError> {
     let (len, mapped_len) = lengths(geometry)?;
-    verify(&half, len)?;
+    let reserved = geometry.arena_offset().get();
+    verify(&half, len, reserved)?;
     let mapping = Mapping::read_only(&File::from(half), mapped_len)
         .map_err(|source| SegmentError::Map { len, source })?;
+    // What `verify` has counted need not lie where it is read.
+    mapping.fill(reserved as usize).map_err(|source| SegmentError::Map { len: reserved, source })?;
     Ok(PeerHalf::check(mapping, geometry)?)
 }
 
@@ -131,7 +136,7 @@ fn lengths(geometry: &Geometry) -> Result<(u64, usize), SegmentError> {
 
 /// Checks type, seals, length and pages, in an order in which no check relies on what a later one finds: once
 /// the seals are seen, length and pages stay what they are.
-fn verify(half: impl AsFd, len: u64) -> Result<(), SegmentError> {
+fn verify(half: impl AsFd, len: u64, reserved: u64) -> Result<(), SegmentError> {
     let half = half.as_fd();
     let examine = |error: Errno| SegmentError::Examine(error.into());
     let kind = FileType::from_raw_mode(fs::fstat(half).map_err(examine)?.st_mode);
@@ -147,8 +152,8 @@ fn verify(half: impl AsFd, len: u64) -> Result<(), SegmentError> {
         return Err(SegmentError::Size { found, expected: len });
     }
     let found = u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(STAT_BLOCK);
-    if found < len {
-        return Err(SegmentError::Holes { found, expected: len });
+    if found < reserved {
+        return Err(SegmentError::Holes { found, expected: reserved });
     }
     Ok(())
 }

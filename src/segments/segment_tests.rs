@@ -6,8 +6,14 @@ use rustix::{
 
 use super::*;
 
-const GEOMETRY: Geometry =
-    Geometry { ring_bytes: 8192, channel_slots: 64, max_payload_size: 1024, initial_channel_credit: 1024 };
+const GEOMETRY: Geometry = Geometry {
+    ring_bytes: 8192,
+    channel_slots: 64,
+    max_payload_size: 1024,
+    initial_channel_credit: 1024,
+    arena_blocks: 8,
+    arena_bytes: 2 << 12,
+};
 
 const ALL: SealFlags =
     SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::FUTURE_WRITE).union(SealFlags::SEAL);
@@ -98,7 +104,9 @@ fn a_half_of_another_length_or_with_holes_is_refused_with_both_numbers() {
     let SegmentError::Size { found, expected: wanted } = error else { panic!("{error}") };
     assert_eq!((found, wanted), (expected - 4096, expected));
     let error = open(memory(expected, 4096, ALL), &GEOMETRY).unwrap_err();
-    assert!(matches!(error, SegmentError::Holes { found: 4096, expected: e } if e == expected), "{error}");
+    let reserved = GEOMETRY.arena_offset().get();
+    assert!(matches!(error, SegmentError::Holes { found: 4096, expected: e } if e == reserved), "{error}");
+    open(memory(expected, reserved, ALL), &GEOMETRY).map(drop).expect_err("its header is empty");
 }
 
 #[test]

@@ -1,34 +1,51 @@
-//! The sending end: messages encoded straight into the ring.
+//! The sending end: messages encoded straight into the ring, or into a block of the arena where the payload is long.
 
 use std::{
+    ops::Range,
     sync::Arc,
     task::{Context, Poll},
 };
 
-use adjoin_shm_layout::{self as layout, FrameHead, Reserve, RingWriter, Room, Starved, Tag};
+use adjoin_shm_layout::{
+    self as layout, Allot, Block, BlockRef, FrameHead, Reserve, RingWriter, Room, Starved, Tag,
+};
 
 use super::{
+    arena::{NoBlock, OwnArena},
     frame::{self, Framed},
     link::{Mapped, Shared},
 };
 use crate::{
     error::LinkEnd,
-    link::{Body, ChannelRef, EncodeFault, Encoder, Head, Publish, SendFault, Sender},
+    link::{Body, ChannelRef, EncodeFault, Encoder, Head, Lent, Publish, SendFault, Sender},
 };
 
-/// The producer of the ring out.
+/// The producer of the ring out, and of the blocks.
 #[derive(Debug)]
 pub(super) struct ShmSender {
     writer: RingWriter<Mapped>,
+    arena: Arc<OwnArena>,
     shared: Arc<Shared>,
     /// The channels of the message that is encoded: memory that is used again.
     channels: Vec<ChannelRef>,
     /// Whether something was sent since the last [`publish`](Sender::publish).
     unpublished: bool,
-    /// Bytes of the message that was refused last for want of room.
+    /// Bytes of the ring for the message that was refused last for want of room.
     wanted: usize,
+    /// Bytes of the block that a message was refused for, for want of one. Until there is one, shorter ones leave it
+    /// the room.
+    wanted_block: Option<usize>,
     /// Set while the peer is asked to wake this side when it frees room.
     starved: Option<Starved>,
+    /// Bytes of the longest payload that travels in the ring.
+    longest_inline: usize,
+}
+
+/// Room in the ring, and what else a message needs.
+struct Reserved<'a> {
+    room: Room<'a, Mapped>,
+    channels: &'a mut Vec<ChannelRef>,
+    arena: &'a OwnArena,
 }
 
 /// What came of encoding a message into some room.
@@ -37,17 +54,32 @@ enum Tried {
     Sent(usize),
     /// It needs this many bytes, more than there were.
     Needs(usize),
+    /// Its payload has this many bytes, too many for the ring.
+    TooLong(usize),
+    /// What was lent has to be copied after all.
+    Copy,
 }
 
 impl ShmSender {
-    pub(super) fn new(writer: RingWriter<Mapped>, shared: Arc<Shared>) -> Self {
-        ShmSender { writer, shared, channels: Vec::new(), unpublished: false, wanted: 0, starved: None }
+    pub(super) fn new(writer: RingWriter<Mapped>, arena: Arc<OwnArena>, shared: Arc<Shared>) -> Self {
+        let longest_inline = writer.capacity() / INLINE_SHARE;
+        ShmSender {
+            writer,
+            arena,
+            shared,
+            channels: Vec::new(),
+            unpublished: false,
+            wanted: 0,
+            wanted_block: None,
+            starved: None,
+            longest_inline,
+        }
     }
 
-    /// Finds room for a body of at least `len` bytes.
-    fn reserve(&mut self, len: usize) -> Result<(Room<'_, Mapped>, &mut Vec<ChannelRef>), SendFault> {
+    /// Finds room in the ring for a body of at least `len` bytes.
+    fn reserve(&mut self, len: usize) -> Result<Reserved<'_>, SendFault> {
         match self.writer.reserve(len) {
-            Ok(room) => Ok((room, &mut self.channels)),
+            Ok(room) => Ok(Reserved { room, channels: &mut self.channels, arena: &self.arena }),
             Err(Reserve::Full) => {
                 self.wanted = len;
                 Err(SendFault::Full)
@@ -56,22 +88,82 @@ impl ShmSender {
             Err(Reserve::Corrupt(corrupt)) => Err(SendFault::Ended(frame::corrupt(corrupt))),
         }
     }
+
+    /// Takes a block for a payload of `len` bytes.
+    fn allot(&mut self, len: usize) -> Result<Block<Mapped>, SendFault> {
+        match self.arena.allot_message(len, self.wanted_block) {
+            Ok(block) => Ok(block),
+            Err(NoBlock::Allot(Allot::Full)) => {
+                self.wanted_block = self.wanted_block.max(Some(len));
+                Err(SendFault::Full)
+            }
+            Err(NoBlock::Allot(Allot::TooLarge { len, limit })) => {
+                Err(SendFault::TooLarge { len, limit, setting: "Settings::arena_bytes" })
+            }
+            Err(NoBlock::Allot(Allot::Corrupt(corrupt))) => Err(SendFault::Ended(frame::corrupt(corrupt))),
+            Err(NoBlock::Memory(error)) => Err(SendFault::NoMemory { len, kind: error.kind() }),
+        }
+    }
+
+    /// Sends a message whose payload has about `len` bytes, in a block.
+    ///
+    /// One more encoding, into the block; a short lock of the arena's, twice; a system call where pages are new.
+    fn send_in_block(
+        &mut self,
+        framed: &Framed<'_>,
+        body: &mut dyn Body,
+        mut len: usize,
+    ) -> Result<usize, SendFault> {
+        let arena = Arc::clone(&self.arena);
+        loop {
+            let mut block = self.allot(len)?;
+            let mut encoder = Encoder::new(block.bytes(), &mut self.channels);
+            let encoded = body.encode(&mut encoder);
+            let (payload, fits) = (encoder.len(), encoder.fits());
+            if encoded.is_ok() && !fits {
+                arena.give_up(block);
+                len = payload; // a body that is longer each time is refused by the payload's limit
+                continue;
+            }
+            let sent = encoded.map_err(SendFault::Encode).and_then(|()| self.reserve_for_block(framed));
+            return match sent {
+                Ok((Reserved { room, channels, .. }, count)) => {
+                    commit_block(room, framed, arena.pass(block, payload), channels, count);
+                    self.unpublished = true;
+                    Ok(payload)
+                }
+                Err(fault) => {
+                    arena.give_up(block);
+                    Err(fault)
+                }
+            };
+        }
+    }
+
+    /// Finds room in the ring for the frame of a message whose payload is in a block.
+    fn reserve_for_block(&mut self, framed: &Framed<'_>) -> Result<(Reserved<'_>, u16), SendFault> {
+        let count = channel_count(self.channels.len())?;
+        Ok((self.reserve(block_frame_len(framed, count))?, count))
+    }
 }
 
 impl Sender for ShmSender {
     /// No system call, no lock, no allocation once the list of channels has grown; one copy, which is the
-    /// encoding. A second encoding when the longest free piece in front of the ring's end is too short.
+    /// encoding. A second encoding when the longest free piece in front of the ring's end is too short, or when the
+    /// payload turns out to be one for a block. What was lent is not copied at all.
     fn send(&mut self, head: &Head<'_>, body: &mut dyn Body) -> Result<usize, SendFault> {
         let framed = Framed::new(head);
         let mut least = FrameHead::BYTES + framed.metadata.len() + framed.reason.len();
+        let (longest, mut lendable) = (self.longest_inline, self.arena.lendable());
         loop {
-            let (room, channels) = self.reserve(least)?;
-            match try_in(room, &framed, body, channels)? {
+            match try_in(self.reserve(least)?, &framed, body, longest, lendable.clone())? {
                 Tried::Sent(payload) => {
                     self.unpublished = true;
                     return Ok(payload);
                 }
                 Tried::Needs(len) => least = len,
+                Tried::Copy => lendable = 0..0,
+                Tried::TooLong(len) => return self.send_in_block(&framed, body, len),
             }
         }
     }
@@ -92,8 +184,11 @@ impl Sender for ShmSender {
     }
 
     fn check_element(&self, len: usize) -> Result<(), SendFault> {
-        let (len, limit) = (FrameHead::BYTES.saturating_add(len), self.writer.max_frame_len());
-        if len > limit { Err(too_large(len, limit)) } else { Ok(()) }
+        let limit = self.arena.max_message_len();
+        if len > limit {
+            return Err(SendFault::TooLarge { len, limit, setting: "Settings::arena_bytes" });
+        }
+        Ok(())
     }
 
     /// After it has said `false`, the receiver tells the driver to ask again before it sleeps, and the peer
@@ -104,8 +199,11 @@ impl Sender for ShmSender {
             self.shared.waiters.enter();
             self.starved = Some(self.shared.park.starve());
         }
-        let room = self.writer.has_room(self.wanted).map_err(frame::corrupt)?;
+        let block = self.wanted_block.map_or(Ok(true), |len| self.arena.has_room(len));
+        let room = self.writer.has_room(self.wanted).and_then(|room| Ok(room && block?));
+        let room = room.map_err(frame::corrupt)?;
         if let (true, Some(starved)) = (room, self.starved.take_if(|_| room)) {
+            self.wanted_block = None;
             self.shared.park.sate(starved);
             self.shared.waiters.leave();
         }
@@ -117,36 +215,101 @@ fn too_large(len: usize, limit: usize) -> SendFault {
     SendFault::TooLarge { len, limit, setting: "Settings::ring_bytes" }
 }
 
-/// Encodes a message into `room`, and commits it if it fits.
+/// Encodes a message into the room that was reserved for it, and commits it if it fits. Payloads of more than `longest`
+/// bytes don't belong there; what lies at the addresses `lendable` may stay there.
 fn try_in(
-    mut room: Room<'_, Mapped>,
+    Reserved { mut room, channels, arena }: Reserved<'_>,
     framed: &Framed<'_>,
     body: &mut dyn Body,
-    channels: &mut Vec<ChannelRef>,
+    longest: usize,
+    lendable: Range<usize>,
 ) -> Result<Tried, SendFault> {
     let front = FrameHead::BYTES + framed.metadata.len();
     // `reserve` was asked for more than that.
     let behind = room.bytes().get_mut(front..).unwrap_or_default();
-    let mut encoder = Encoder::new(behind, channels);
+    let mut encoder = Encoder::lending(behind, channels, lendable);
     encoder.extend(framed.reason.as_bytes());
     body.encode(&mut encoder).map_err(SendFault::Encode)?;
-    let (payload, fits) = (encoder.len(), encoder.fits());
+    let (payload, fits, lent, written) = (encoder.len(), encoder.fits(), encoder.lent(), encoder.written());
     let count = channel_count(channels.len())?;
+    if let Some(lent) = lent {
+        let len = block_frame_len(framed, count);
+        return match (fits, len > room.len()) {
+            (false, _) => Ok(Tried::Copy),
+            (true, true) => Ok(Tried::Needs(len)),
+            (true, false) => send_lent(room, framed, arena, (lent, written), (channels, count)),
+        };
+    }
+    if payload - framed.reason.len() > longest {
+        return Ok(Tried::TooLong(payload));
+    }
     let list = front.saturating_add(payload);
     let len = list.saturating_add(channels.len() * layout::ChannelRef::BYTES);
     if !fits || len > room.len() {
         return Ok(Tried::Needs(len));
     }
-    room.write_at(0, &framed.head.to_bytes());
-    room.write_at(FrameHead::BYTES, framed.metadata);
-    for (place, channel) in channels.iter().enumerate() {
-        room.write_at(list + place * layout::ChannelRef::BYTES, &frame::channel_bytes(channel));
-    }
+    write_front(&mut room, framed);
+    write_channels(&mut room, list, channels);
     room.commit(Tag { kind: framed.kind, flags: 0, channels: count }.to_u32(), len);
     Ok(Tried::Sent(payload - framed.reason.len())) // which the encoder counted first
+}
+
+/// Sends a payload of which a part was lent, in the block where that lies. What was `written` around it stands in `room`.
+fn send_lent(
+    mut room: Room<'_, Mapped>,
+    framed: &Framed<'_>,
+    arena: &OwnArena,
+    (lent, written): (Lent, usize),
+    (channels, count): (&[ChannelRef], u16),
+) -> Result<Tried, SendFault> {
+    let front = FrameHead::BYTES + framed.metadata.len();
+    let around = room.bytes().get(front..front + written).unwrap_or_default();
+    let (before, behind) = around.split_at(lent.at.min(around.len()));
+    let passed =
+        arena.pass_lent(lent, before, behind).map_err(|corrupt| SendFault::Ended(frame::corrupt(corrupt)))?;
+    let Some(block) = passed else { return Ok(Tried::Copy) };
+    commit_block(room, framed, block, channels, count);
+    Ok(Tried::Sent(written + lent.len))
+}
+
+/// Commits a message whose payload lies in a block. The room is long enough.
+fn commit_block(
+    mut room: Room<'_, Mapped>,
+    framed: &Framed<'_>,
+    block: BlockRef,
+    channels: &[ChannelRef],
+    count: u16,
+) {
+    let front = FrameHead::BYTES + framed.metadata.len();
+    write_front(&mut room, framed);
+    room.write_at(front, &block.to_bytes());
+    write_channels(&mut room, front + BlockRef::BYTES, channels);
+    let tag = Tag { kind: framed.kind, flags: Tag::BLOCK, channels: count };
+    room.commit(tag.to_u32(), block_frame_len(framed, count));
+}
+
+fn write_front(room: &mut Room<'_, Mapped>, framed: &Framed<'_>) {
+    room.write_at(0, &framed.head.to_bytes());
+    room.write_at(FrameHead::BYTES, framed.metadata);
+}
+
+fn write_channels(room: &mut Room<'_, Mapped>, at: usize, channels: &[ChannelRef]) {
+    for (place, channel) in channels.iter().enumerate() {
+        room.write_at(at + place * layout::ChannelRef::BYTES, &frame::channel_bytes(channel));
+    }
+}
+
+/// Bytes of the frame of a message whose payload lies in a block.
+fn block_frame_len(framed: &Framed<'_>, channels: u16) -> usize {
+    let list = usize::from(channels) * layout::ChannelRef::BYTES;
+    FrameHead::BYTES + framed.metadata.len() + BlockRef::BYTES + list
 }
 
 /// A message counts its channels in 16 bits.
 fn channel_count(channels: usize) -> Result<u16, SendFault> {
     u16::try_from(channels).map_err(|_| SendFault::Encode(EncodeFault::NoSlot))
 }
+
+/// Payloads of up to this share of the ring travel in it. Some of them find room at once, and one keeps a short message
+/// waiting for no longer than it takes to copy it.
+const INLINE_SHARE: usize = 8;

@@ -138,7 +138,7 @@ pub(crate) async fn launch(
     let source = match agreed.await {
         Ok(Either::Left(Ok(halves))) => {
             let bell = Bell::new(control.into_socket());
-            match link::parts(halves, bell, Peer::Child(shared), Role::Acceptor, settings.waiting) {
+            match link::parts(halves, bell, Peer::Child(shared), Role::Acceptor, settings.into()) {
                 Ok(parts) => {
                     stderr.served();
                     return Ok((parts, process));
@@ -213,12 +213,16 @@ fn spawn(command: &mut Command, theirs: OwnedFd) -> Result<std::process::Child, 
 }
 
 /// The limits of the segment, as the host sets them.
-pub(super) fn geometry(settings: &Settings) -> Geometry {
+pub(crate) fn geometry(settings: &Settings) -> Geometry {
     Geometry {
         ring_bytes: settings.ring_bytes,
         channel_slots: settings.channel_slots,
         max_payload_size: settings.max_payload_size,
         initial_channel_credit: settings.initial_channel_credit,
+        arena_blocks: settings.arena_blocks,
+        arena_bytes: settings
+            .arena_bytes
+            .unwrap_or_else(|| Geometry::usual_arena_bytes(settings.max_payload_size)),
     }
 }
 

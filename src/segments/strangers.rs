@@ -119,5 +119,5 @@ fn parts(
     settings: &Settings,
 ) -> Result<Parts, OpenError> {
     let bell = Bell::new(control.into_socket());
-    Ok(link::parts(halves, bell, Peer::other(pidfd)?, role, settings.waiting)?)
+    Ok(link::parts(halves, bell, Peer::other(pidfd)?, role, settings.into())?)
 }

@@ -127,7 +127,7 @@ impl Scene {
     ) -> Result<Seen, Violation> {
         let channels: Vec<_> =
             channels.iter().map(|id| ChannelRef { id: *id, slot: CreditSlot::NONE }).collect();
-        match self.session.receive(&Message { head, channels: &channels, payload }) {
+        match self.session.receive(&Message { head, channels: &channels, payload, shared: None }) {
             Ok(delivery) => Ok(delivery.into()),
             Err(Breach { costs, violation }) => {
                 self.breach = Some(costs);

@@ -25,7 +25,8 @@ pub(crate) fn write_header(header: &Header, geometry: &Geometry) {
     word(&header.max_payload_size, geometry.max_payload_size);
     word(&header.initial_channel_credit, geometry.initial_channel_credit);
     long(&header.arena_offset, geometry.arena_offset().get());
-    long(&header.arena_len, geometry.arena_len());
+    long(&header.arena_bytes, geometry.arena_bytes);
+    word(&header.arena_blocks, geometry.arena_blocks);
 }
 
 /// Reads the header of the peer's half, of which `mapped_len` bytes are mapped, and checks it against itself.
@@ -42,13 +43,14 @@ pub(crate) fn read_header(header: ReadOnly<'_, Header>, mapped_len: u64) -> Resu
         channel_slots: word(|header| &header.channel_slots),
         max_payload_size: word(|header| &header.max_payload_size),
         initial_channel_credit: word(|header| &header.initial_channel_credit),
+        arena_blocks: word(|header| &header.arena_blocks),
+        arena_bytes: long(|header| &header.arena_bytes),
     };
     geometry.validate()?;
     expect("half_len", long(|header| &header.half_len), geometry.half_len())?;
     expect("arena_offset", long(|header| &header.arena_offset), geometry.arena_offset().get())?;
-    expect("arena_len", long(|header| &header.arena_len), geometry.arena_len())?;
     for word in header.part(|header| header.reserved.as_slice()).words() {
-        expect("reserved", word.relaxed(), 0)?;
+        expect("reserved", word.relaxed().into(), 0)?;
     }
     expect("mapped_len", mapped_len, geometry.half_len())?;
     Ok(geometry)
@@ -60,7 +62,9 @@ pub(crate) fn check_equal(found: &Geometry, expected: &Geometry) -> Result<(), L
     equal("ring_bytes", found.ring_bytes, expected.ring_bytes)?;
     equal("channel_slots", found.channel_slots, expected.channel_slots)?;
     equal("max_payload_size", found.max_payload_size, expected.max_payload_size)?;
-    equal("initial_channel_credit", found.initial_channel_credit, expected.initial_channel_credit)
+    equal("initial_channel_credit", found.initial_channel_credit, expected.initial_channel_credit)?;
+    equal("arena_blocks", found.arena_blocks, expected.arena_blocks)?;
+    expect("arena_bytes", found.arena_bytes, expected.arena_bytes)
 }
 
 /// Refuses a value other than the one expected.

@@ -3,23 +3,25 @@
 
 use crate::sync::{AtomicU32, AtomicU64, ReadOnly};
 
-/// What one side publishes of itself: 384 bytes, written by the owner of this half alone.
+/// What one side publishes of itself: 512 bytes, written by the owner of this half alone.
 ///
 /// | offset | field      | unit       | meaning                                                                    |
 /// |--------|------------|------------|----------------------------------------------------------------------------|
 /// | 0      | `head`     | bytes      | published on the ring out since attach, mod 2^64                           |
 /// | 128    | `consumed` | bytes      | taken from the ring in since attach, mod 2^64                              |
-/// | 256    | `parked`   | count, sequence | bits 0 to 31: this side's sleepers on the futex; bits 32 to 63: its sleeps on the bell, announced while odd, mod 2^32 |
-/// | 264    | `wake`     | futex word | bumped by this side to wake the other, which sleeps on it                  |
-/// | 268    | `starved`  | count      | of this side's senders that wait for room in the ring out                  |
+/// | 256    | `returned` | blocks     | of the peer's arena given back since attach, mod 2^64                      |
+/// | 384    | `parked`   | count, sequence | bits 0 to 31: this side's sleepers on the futex; bits 32 to 63: its sleeps on the bell, announced while odd, mod 2^32 |
+/// | 392    | `wake`     | futex word | bumped by this side to wake the other, which sleeps on it                  |
+/// | 396    | `starved`  | count      | of this side's senders that wait for room in the ring out, or for a block  |
 ///
 /// Each group has a line of its own (128 bytes, for the processors that fetch pairs of lines): `head` changes
-/// with every batch, `consumed` now and then, and the last group, which the peer looks at after every batch,
+/// with every batch, `consumed` now and then, `returned` with every block, and the last group, which the peer looks at after every batch,
 /// hardly ever.
 #[repr(C, align(128))]
 pub(crate) struct Endpoint {
     pub(crate) head: Line<AtomicU64>,
     pub(crate) consumed: Line<AtomicU64>,
+    pub(crate) returned: Line<AtomicU64>,
     pub(crate) parked: AtomicU64,
     pub(crate) wake: AtomicU32,
     pub(crate) starved: AtomicU32,
@@ -31,7 +33,7 @@ pub(crate) struct Line<T>(pub(crate) T);
 
 impl Endpoint {
     /// Bytes of the block.
-    pub(crate) const BYTES: u64 = 384;
+    pub(crate) const BYTES: u64 = 512;
 }
 
 impl<'a> ReadOnly<'a, Endpoint> {
@@ -41,6 +43,10 @@ impl<'a> ReadOnly<'a, Endpoint> {
 
     pub(crate) fn consumed(self) -> ReadOnly<'a, AtomicU64> {
         self.part(|endpoint| &endpoint.consumed.0)
+    }
+
+    pub(crate) fn returned(self) -> ReadOnly<'a, AtomicU64> {
+        self.part(|endpoint| &endpoint.returned.0)
     }
 
     pub(crate) fn parked(self) -> ReadOnly<'a, AtomicU64> {
@@ -63,7 +69,8 @@ const _: () = {
     assert!(align_of::<Endpoint>() == 128);
     assert!(offset_of!(Endpoint, head) == 0);
     assert!(offset_of!(Endpoint, consumed) == 128);
-    assert!(offset_of!(Endpoint, parked) == 256);
-    assert!(offset_of!(Endpoint, wake) == 264);
-    assert!(offset_of!(Endpoint, starved) == 268);
+    assert!(offset_of!(Endpoint, returned) == 256);
+    assert!(offset_of!(Endpoint, parked) == 384);
+    assert!(offset_of!(Endpoint, wake) == 392);
+    assert!(offset_of!(Endpoint, starved) == 396);
 };

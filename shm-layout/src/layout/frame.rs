@@ -5,7 +5,7 @@
 //! | tag      | in the word     | [`Tag`]: kind, flags, number of channels                                         |
 //! | head     | 32              | [`FrameHead`]                                                                    |
 //! | metadata | `metadata_len`  | encoded by the session                                                           |
-//! | payload  | what is left    | encoded by the caller, straight into the ring                                    |
+//! | payload  | what is left    | encoded by the caller, straight into the ring; or, with [`Tag::BLOCK`], a [`BlockRef`] |
 //! | channels | 16 for each     | [`ChannelRef`]s; behind the payload, since encoding it is what finds them        |
 //!
 //! All numbers are little endian.
@@ -26,6 +26,9 @@ pub struct Tag {
 }
 
 impl Tag {
+    /// The flag of a message whose payload lies in a block of the sender's arena.
+    pub const BLOCK: u8 = 1;
+
     /// Packs the tag: the kind in bits 0 to 7, the flags in 8 to 15, the number of channels in 16 to 31.
     #[must_use]
     #[inline]
@@ -139,6 +142,50 @@ impl ChannelRef {
     }
 }
 
+/// Where in the sender's arena the payload of a message lies, which then has this in its place.
+///
+/// | offset | field    | unit  | meaning                                    |
+/// |--------|----------|-------|--------------------------------------------|
+/// | 0      | `block`  | index | of the block, by which it is given back    |
+/// | 4      | `len`    | bytes | of the payload                             |
+/// | 8      | `offset` | bytes | from the start of the arena to the payload |
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockRef {
+    /// The block's number, which only its owner gives a meaning.
+    pub block: u32,
+    /// Bytes of the payload.
+    pub len: u32,
+    /// Where it lies; [`PeerArena::check`](crate::PeerArena::check) checks all three.
+    pub offset: u64,
+}
+
+impl BlockRef {
+    /// Bytes of an encoded reference.
+    pub const BYTES: usize = 16;
+
+    /// Encodes the reference.
+    #[must_use]
+    #[inline]
+    pub fn to_bytes(&self) -> [u8; Self::BYTES] {
+        let mut bytes = [0; Self::BYTES];
+        bytes[0..4].copy_from_slice(&self.block.to_le_bytes());
+        bytes[4..8].copy_from_slice(&self.len.to_le_bytes());
+        bytes[8..16].copy_from_slice(&self.offset.to_le_bytes());
+        bytes
+    }
+
+    /// Decodes a reference, unchecked.
+    #[must_use]
+    #[inline]
+    pub fn from_bytes(bytes: &[u8; Self::BYTES]) -> Self {
+        Self {
+            block: u32::from_le_bytes(part(bytes, 0)),
+            len: u32::from_le_bytes(part(bytes, 4)),
+            offset: u64::from_le_bytes(part(bytes, 8)),
+        }
+    }
+}
+
 /// Where the parts of a message lie in its body, in bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Parts {
@@ -199,6 +246,8 @@ mod tests {
         assert_eq!(FrameHead::from_bytes(&HEAD.to_bytes()), HEAD);
         let channel = ChannelRef { id: 7 << 40, slot: 8, generation: u32::MAX };
         assert_eq!(ChannelRef::from_bytes(&channel.to_bytes()), channel);
+        let block = BlockRef { block: 7, len: u32::MAX, offset: 9 << 40 };
+        assert_eq!(BlockRef::from_bytes(&block.to_bytes()), block);
         let tag = Tag { kind: 1, flags: 2, channels: 0x0304 };
         assert_eq!(tag.to_u32(), 0x0304_0201);
         assert_eq!(Tag::from_u32(tag.to_u32()), tag);

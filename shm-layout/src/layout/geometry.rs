@@ -19,6 +19,11 @@ pub struct Geometry {
     pub max_payload_size: u32,
     /// Bytes that the sender of a channel may send before it is granted more.
     pub initial_channel_credit: u32,
+    /// Blocks of an arena that may be out at once.
+    pub arena_blocks: u32,
+    /// Bytes of each half's arena: whole pages. The last of them, as many as the largest payload takes, are the
+    /// passing region; those in front of it the lending region.
+    pub arena_bytes: u64,
 }
 
 /// A distance in bytes from the start of a half.
@@ -39,13 +44,15 @@ impl Offset {
 }
 
 impl Default for Geometry {
-    /// Rings of 1 MiB, 16384 channels, payloads of 1 MiB, 64 KiB of initial credit.
+    /// Rings of 1 MiB, 16384 channels, payloads of 64 MiB, 64 KiB of initial credit, 4096 blocks in 128 MiB.
     fn default() -> Self {
         Self {
             ring_bytes: 1 << 20,
             channel_slots: 16384,
-            max_payload_size: 1 << 20,
+            max_payload_size: 64 << 20,
             initial_channel_credit: 64 << 10,
+            arena_blocks: 4096,
+            arena_bytes: 128 << 20,
         }
     }
 }
@@ -56,9 +63,13 @@ impl Geometry {
     /// Bounds of `channel_slots`.
     pub const CHANNEL_SLOTS: (u32, u32) = (2, 1 << 20);
     /// Bounds of `max_payload_size`.
-    pub const MAX_PAYLOAD_SIZE: (u32, u32) = (1, 1 << 30);
+    pub const MAX_PAYLOAD_SIZE: (u32, u32) = (1, u32::MAX);
     /// Bounds of `initial_channel_credit`.
     pub const INITIAL_CHANNEL_CREDIT: (u32, u32) = (1, u32::MAX);
+    /// Bounds of `arena_blocks`.
+    pub const ARENA_BLOCKS: (u32, u32) = (1, 1 << 20);
+    /// The most that `arena_bytes` can be. The least is what the largest payload takes.
+    pub const MAX_ARENA_BYTES: u64 = 1 << 40;
 
     /// Checks every field against its bounds.
     ///
@@ -78,7 +89,17 @@ impl Geometry {
             return Err(GeometryError { field: "channel_slots", value, bound: Rule::MultipleOf(2) });
         }
         within("max_payload_size", self.max_payload_size, Self::MAX_PAYLOAD_SIZE)?;
-        within("initial_channel_credit", self.initial_channel_credit, Self::INITIAL_CHANNEL_CREDIT)
+        within("initial_channel_credit", self.initial_channel_credit, Self::INITIAL_CHANNEL_CREDIT)?;
+        within("arena_blocks", self.arena_blocks, Self::ARENA_BLOCKS)?;
+        let (value, least) = (self.arena_bytes, self.passing_bytes());
+        if !(least..=Self::MAX_ARENA_BYTES).contains(&value) {
+            let bound = Rule::Within(least, Self::MAX_ARENA_BYTES);
+            return Err(GeometryError { field: "arena_bytes", value, bound });
+        }
+        if !value.is_multiple_of(PAGE_BYTES) {
+            return Err(GeometryError { field: "arena_bytes", value, bound: Rule::MultipleOf(PAGE_BYTES) });
+        }
+        Ok(())
     }
 
     /// Where the header lies: at the start.
@@ -99,28 +120,50 @@ impl Geometry {
         self.endpoint_offset().page_behind(Endpoint::BYTES)
     }
 
-    /// Where the ring's bytes lie: on a page behind the channel table.
+    /// Where the numbers of returned blocks lie: on a page behind the channel table.
     #[must_use]
-    pub const fn ring_offset(&self) -> Offset {
+    pub const fn returned_offset(&self) -> Offset {
         self.channels_offset().page_behind(self.channel_slots as u64 * ChannelEntry::BYTES)
     }
 
-    /// Where the arena for payloads that are too big for the ring will lie: on a page behind the ring.
+    /// Where the ring's bytes lie: on a page behind the returned blocks.
+    #[must_use]
+    pub const fn ring_offset(&self) -> Offset {
+        self.returned_offset().page_behind(self.arena_blocks as u64 * size_of::<u32>() as u64)
+    }
+
+    /// Where the arena for payloads that are too big for the ring lies: on a page behind the ring, at the end of the
+    /// half.
     #[must_use]
     pub const fn arena_offset(&self) -> Offset {
         self.ring_offset().page_behind(self.ring_bytes as u64)
     }
 
-    /// Bytes of the arena: none in this version.
+    /// Bytes at the end of the arena that are for payloads on their way, and for nothing that stays: as many as the
+    /// largest payload takes.
     #[must_use]
-    pub const fn arena_len(&self) -> u64 {
-        0
+    pub const fn passing_bytes(&self) -> u64 {
+        (self.max_payload_size as u64).next_multiple_of(PAGE_BYTES)
+    }
+
+    /// Bytes at the start of the arena that may be lent: to this side's application before they are sent, and to the
+    /// peer's after that.
+    #[must_use]
+    pub const fn lending_bytes(&self) -> u64 {
+        self.arena_bytes.saturating_sub(self.passing_bytes())
+    }
+
+    /// The bytes of an arena that has room for one payload of `max_payload_size` bytes on its way, and as much again
+    /// to be lent.
+    #[must_use]
+    pub const fn usual_arena_bytes(max_payload_size: u32) -> u64 {
+        2 * (max_payload_size as u64).next_multiple_of(PAGE_BYTES)
     }
 
     /// Bytes of a half: whole pages.
     #[must_use]
     pub const fn half_len(&self) -> u64 {
-        self.arena_offset().page_behind(self.arena_len()).get()
+        self.arena_offset().page_behind(self.arena_bytes).get()
     }
 }
 
@@ -133,7 +176,7 @@ fn within(field: &'static str, value: u32, (least, most): (u32, u32)) -> Result<
 }
 
 /// What regions are aligned to. Written out: with pages of another size the halves of two builds still agree.
-const PAGE_BYTES: u64 = 4096;
+pub(crate) const PAGE_BYTES: u64 = 4096;
 
 #[cfg(test)]
 mod tests {
@@ -160,19 +203,27 @@ mod tests {
         assert_eq!(fault(Geometry { channel_slots: 0, ..base }).field, "channel_slots");
         assert_eq!(fault(Geometry { max_payload_size: 0, ..base }).field, "max_payload_size");
         assert_eq!(fault(Geometry { initial_channel_credit: 0, ..base }).field, "initial_channel_credit");
+        assert_eq!(fault(Geometry { arena_blocks: 0, ..base }).field, "arena_blocks");
+        let small = fault(Geometry { arena_bytes: 64 << 20, max_payload_size: (64 << 20) + 1, ..base });
+        assert_eq!(small.bound, Rule::Within((64 << 20) + 4096, 1 << 40), "a largest payload has to fit");
+        let crooked = fault(Geometry { arena_bytes: (128 << 20) + 8, ..base });
+        assert_eq!(crooked.bound, Rule::MultipleOf(4096));
     }
 
     #[test]
     fn regions_follow_each_other_without_overlap() {
-        for (ring_bytes, channel_slots) in [(4096, 2), (8192, 66), (1 << 20, 16384), (1 << 30, 1 << 20)] {
-            let geometry = Geometry { ring_bytes, channel_slots, ..Geometry::default() };
+        for (ring_bytes, channel_slots, arena_blocks) in
+            [(4096, 2, 1), (8192, 66, 1025), (1 << 20, 16384, 4096), (1 << 30, 1 << 20, 1 << 20)]
+        {
+            let geometry = Geometry { ring_bytes, channel_slots, arena_blocks, ..Geometry::default() };
             geometry.validate().unwrap();
             let ends = [
                 (geometry.header_offset(), Header::BYTES),
                 (geometry.endpoint_offset(), Endpoint::BYTES),
                 (geometry.channels_offset(), u64::from(channel_slots) * ChannelEntry::BYTES),
+                (geometry.returned_offset(), u64::from(arena_blocks) * 4),
                 (geometry.ring_offset(), ring_bytes.into()),
-                (geometry.arena_offset(), geometry.arena_len()),
+                (geometry.arena_offset(), geometry.arena_bytes),
                 (Offset(geometry.half_len()), 0),
             ];
             for pair in ends.windows(2) {

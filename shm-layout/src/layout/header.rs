@@ -14,9 +14,10 @@ use crate::sync::{AtomicU32, AtomicU64};
 /// | 28     | `channel_slots`          | entries | of the channel table                                    |
 /// | 32     | `max_payload_size`       | bytes   | of the largest payload of a message                     |
 /// | 36     | `initial_channel_credit` | bytes   | that a channel's sender may send before any grant       |
-/// | 40     | `arena_offset`           | bytes   | from the start of the half; reserved for the arena      |
-/// | 48     | `arena_len`              | bytes   | 0: this version has no arena                            |
-/// | 56     | `reserved`               |         | 0                                                       |
+/// | 40     | `arena_offset`           | bytes   | from the start of the half to the arena                 |
+/// | 48     | `arena_bytes`            | bytes   | of the arena                                            |
+/// | 56     | `arena_blocks`           | count   | of the arena's blocks that may be out at once           |
+/// | 60     | `reserved`               |         | 0                                                       |
 #[repr(C, align(128))]
 pub(crate) struct Header {
     pub(crate) magic: AtomicU64,
@@ -28,8 +29,9 @@ pub(crate) struct Header {
     pub(crate) max_payload_size: AtomicU32,
     pub(crate) initial_channel_credit: AtomicU32,
     pub(crate) arena_offset: AtomicU64,
-    pub(crate) arena_len: AtomicU64,
-    pub(crate) reserved: [AtomicU64; 9],
+    pub(crate) arena_bytes: AtomicU64,
+    pub(crate) arena_blocks: AtomicU32,
+    pub(crate) reserved: [AtomicU32; 17],
 }
 
 impl Header {
@@ -40,7 +42,7 @@ impl Header {
     pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"adjoin\r\n");
     /// The layout that this crate knows. Any change of an offset or of a meaning takes the next.
     #[cfg(not(loom))]
-    pub(crate) const VERSION: u32 = 1;
+    pub(crate) const VERSION: u32 = 2;
 }
 
 #[cfg(not(loom))] // loom's atomics have another size; a model never maps memory
@@ -57,6 +59,7 @@ const _: () = {
     assert!(offset_of!(Header, max_payload_size) == 32);
     assert!(offset_of!(Header, initial_channel_credit) == 36);
     assert!(offset_of!(Header, arena_offset) == 40);
-    assert!(offset_of!(Header, arena_len) == 48);
-    assert!(offset_of!(Header, reserved) == 56);
+    assert!(offset_of!(Header, arena_bytes) == 48);
+    assert!(offset_of!(Header, arena_blocks) == 56);
+    assert!(offset_of!(Header, reserved) == 60);
 };

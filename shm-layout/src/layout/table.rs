@@ -41,8 +41,10 @@ fn regions(row: &mut impl FnMut(&str, &str, u64, u64)) {
     row("header", "", geometry.header_offset().get(), size_of::<Header>() as u64);
     row("endpoint", "", geometry.endpoint_offset().get(), size_of::<Endpoint>() as u64);
     row("channels", "", geometry.channels_offset().get(), entries);
+    let numbers = u64::from(geometry.arena_blocks) * size_of::<u32>() as u64;
+    row("returned", "", geometry.returned_offset().get(), numbers);
     row("ring", "", geometry.ring_offset().get(), geometry.ring_bytes.into());
-    row("arena", "", geometry.arena_offset().get(), geometry.arena_len());
+    row("arena", "", geometry.arena_offset().get(), geometry.arena_bytes);
     row("the half", "", 0, geometry.half_len());
 }
 
@@ -56,13 +58,13 @@ macro_rules! fields {
     }};
 }
 
-fn header() -> [(&'static str, u64, u64); 11] {
+fn header() -> [(&'static str, u64, u64); 12] {
     fields!(Header: magic, version, header_len, half_len, ring_bytes, channel_slots, max_payload_size,
-        initial_channel_credit, arena_offset, arena_len, reserved)
+        initial_channel_credit, arena_offset, arena_bytes, arena_blocks, reserved)
 }
 
-fn endpoint() -> [(&'static str, u64, u64); 5] {
-    fields!(Endpoint: head.0, consumed.0, parked, wake, starved)
+fn endpoint() -> [(&'static str, u64, u64); 6] {
+    fields!(Endpoint: head.0, consumed.0, returned.0, parked, wake, starved)
 }
 
 fn channel() -> [(&'static str, u64, u64); 3] {

@@ -11,8 +11,14 @@ use adjoin_shm_layout::{Attached, Geometry, LayoutError, Mapped, Memory, OwnHalf
 pub(crate) type Link = Attached<Mapped<Heap, Heap>>;
 
 /// The limits of the tests: everything as small as it may be.
-pub(crate) const SMALL: Geometry =
-    Geometry { ring_bytes: 4096, channel_slots: 4, max_payload_size: 1000, initial_channel_credit: 100 };
+pub(crate) const SMALL: Geometry = Geometry {
+    ring_bytes: 4096,
+    channel_slots: 4,
+    max_payload_size: 1000,
+    initial_channel_credit: 100,
+    arena_blocks: 4,
+    arena_bytes: 3 * 4096,
+};
 
 /// Memory of a half, zero at first, that stands for the mappings of two processes.
 #[derive(Clone, Debug)]

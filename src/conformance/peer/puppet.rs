@@ -17,12 +17,8 @@ use tokio::{
 
 use super::{Heard, end::EndPeer};
 use crate::{
-    conformance::{
-        links::{geometry, settings},
-        note::Note,
-        segment,
-    },
-    segments::attach,
+    conformance::{links::settings, note::Note, segment},
+    segments::{attach, geometry},
 };
 
 /// The test's side of a puppet.

@@ -103,7 +103,8 @@ fn a_driver_that_comes_after_a_sender_asked_for_room_asks_again() {
 
 #[test]
 fn a_message_longer_than_the_queue_passes_when_nothing_waits() {
-    let (mut a, mut b) = pair(&Settings::default().send_buffer(100), &Settings::default());
+    let settings = Settings::default().send_buffer(100).max_payload_size(1 << 20);
+    let (mut a, mut b) = pair(&settings, &settings);
     let longest = vec![7; 1 << 20];
     a.say(&DATA, &longest).map(drop).expect("nothing waits");
     assert!(matches!(a.say(&DATA, &[1]), Err(SendFault::Full)));

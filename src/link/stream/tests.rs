@@ -21,7 +21,7 @@ use crate::{
     settings::Waiting,
 };
 
-const GREETING: Head<'static> = Head::Hello { max_payload_size: 1 << 20, initial_channel_credit: 64 << 10 };
+const GREETING: Head<'static> = Head::Hello { max_payload_size: 64 << 20, initial_channel_credit: 64 << 10 };
 
 /// Frames as a foreign peer would write them.
 fn frames(messages: &[(Head<'_>, &[u8])]) -> Vec<u8> {

@@ -201,6 +201,7 @@ impl Hub {
         let sent = out.send_or_park(head, &mut NoBody);
         self.publish_soon(&mut out);
         match sent {
+            Err(SendFault::NoMemory { len, kind }) => Err(Refusal::NoMemory { len, kind }),
             Err(SendFault::TooLarge { len, limit, setting }) => {
                 Err(Refusal::MessageTooLarge { len, limit, setting })
             }

@@ -62,8 +62,14 @@ impl ServiceDispatcher for Stuck {
     }
 }
 
-const GEOMETRY: Geometry =
-    Geometry { ring_bytes: 1 << 16, channel_slots: 16, max_payload_size: 4096, initial_channel_credit: 1024 };
+const GEOMETRY: Geometry = Geometry {
+    ring_bytes: 1 << 16,
+    channel_slots: 16,
+    max_payload_size: 4096,
+    initial_channel_credit: 1024,
+    arena_blocks: 8,
+    arena_bytes: 2 << 12,
+};
 
 /// Our side, the acceptor, with its handlers, and the peer's.
 async fn pair(settings: Settings) -> (Connection, Arc<AtomicUsize>, Parts) {

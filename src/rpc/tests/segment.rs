@@ -34,6 +34,8 @@ const GEOMETRY: Geometry = Geometry {
     channel_slots: 16,
     max_payload_size: 4096,
     initial_channel_credit: WINDOW as u32,
+    arena_blocks: 8,
+    arena_bytes: 2 << 12,
 };
 
 /// Our side, the acceptor, and the peer's with its table.

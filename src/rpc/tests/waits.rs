@@ -94,7 +94,7 @@ impl Receiver for Endless {
         self.drained += 1;
         assert!(self.drained < 1_000_000, "drained without end");
         let head = Head::Cancel { conn_id: 0, request_id: 1 };
-        sink.message(Message { head, channels: &[], payload: &[] });
+        sink.message(Message { head, channels: &[], payload: &[], shared: None });
         Ok(1)
     }
 
@@ -181,7 +181,7 @@ async fn of_both_halves_passed_at_once_one_is_refused() {
 async fn a_half_whose_call_was_refused_can_be_passed_again() {
     let (connection, _peer) = client();
     let (tx, rx) = crate::channel::<Vec<u8>>();
-    let too_long = vec![0; 2 << 20];
+    let too_long = vec![0; 65 << 20];
     let mut call = pin!(connection.call::<(Rx<Vec<u8>>, Vec<u8>), (), Never>(&RECEIVE, (rx, too_long)));
     let refused = poll(call.as_mut());
     assert!(

@@ -31,6 +31,13 @@ impl<H: Halves> RingWriter<H> {
         Self { halves, capacity, head: 0, published: 0, consumed: 0 }
     }
 
+    /// Bytes of the ring.
+    #[must_use]
+    #[inline]
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
     /// Bytes of the longest body that a frame can have.
     #[must_use]
     #[inline]

@@ -1,0 +1,434 @@
+//! The side that allots an arena's blocks and fills them. The protocol is told in the module above.
+#![allow(unsafe_code)]
+
+use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::fmt;
+use core::ops::Range;
+#[cfg(not(loom))]
+use core::ptr::NonNull;
+
+use super::{PAGE, pages::Pages};
+use crate::error::{Corrupt, Rule};
+use crate::halves::Halves;
+use crate::layout::frame::BlockRef;
+use crate::sync;
+
+/// What a block is for: it decides where it may lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// A message that is on its way: in either region.
+    Message,
+    /// Something that an application fills, and may keep: in the lending region.
+    Loan,
+}
+
+/// Why no block was allotted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Allot {
+    /// Not now: blocks have to come back first.
+    Full,
+    /// Never in this arena.
+    TooLarge {
+        /// Bytes that were asked for.
+        len: usize,
+        /// Bytes of the longest block.
+        limit: usize,
+    },
+    /// The peer's half is corrupt.
+    Corrupt(Corrupt),
+}
+
+impl fmt::Display for Allot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Full => write!(f, "the arena has no room now"),
+            Self::TooLarge { len, limit } => write!(f, "a block of {len} bytes exceeds the arena's {limit}"),
+            Self::Corrupt(corrupt) => corrupt.fmt(f),
+        }
+    }
+}
+
+impl core::error::Error for Allot {}
+
+impl From<Corrupt> for Allot {
+    fn from(corrupt: Corrupt) -> Self {
+        Self::Corrupt(corrupt)
+    }
+}
+
+/// The arena of our own half: one for a link. Knows which blocks are free, in private memory.
+#[derive(Debug)]
+pub struct Arena<H> {
+    halves: Arc<H>,
+    lending: Pages,
+    passing: Pages,
+    /// Every block that was ever allotted at once, by its number. No longer than the list of returned ones.
+    table: Vec<Entry>,
+    /// Numbers of `table` that are free.
+    unused: Vec<u32>,
+    /// Frozen blocks, by their first page.
+    frozen: BTreeMap<u32, u32>,
+    /// How many are with the peer.
+    out: u64,
+    /// How many returns were read.
+    collected: u64,
+}
+
+/// One block. Free if it is neither ours nor theirs.
+#[derive(Debug)]
+struct Entry {
+    first: u32,
+    pages: u32,
+    /// A [`Block`] or a [`Frozen`] stands for it.
+    ours: bool,
+    /// The peer was told of it, and has not given it back.
+    theirs: bool,
+    /// Where the bytes of a frozen block lie in the arena. Around them it is ours to write, while it is not theirs.
+    frozen: Option<Range<usize>>,
+}
+
+impl<H: Halves> Arena<H> {
+    pub(crate) fn new(halves: Arc<H>) -> Self {
+        let pages = |bytes: usize| (bytes / PAGE) as u32;
+        let (lending, all) = (pages(halves.lending_bytes()), pages(size_of_val(halves.own().arena)));
+        Self {
+            halves,
+            lending: Pages::new(0, lending),
+            passing: Pages::new(lending, all - lending),
+            table: Vec::new(),
+            unused: Vec::new(),
+            frozen: BTreeMap::new(),
+            out: 0,
+            collected: 0,
+        }
+    }
+
+    /// Bytes of the longest block for a purpose.
+    #[must_use]
+    pub fn max_block_len(&self, purpose: Purpose) -> usize {
+        let (lending, arena) = (self.halves.lending_bytes(), size_of_val(self.halves.own().arena));
+        match purpose {
+            Purpose::Message => arena - lending,
+            Purpose::Loan => lending,
+        }
+    }
+
+    /// Takes a block of at least `len` bytes. Reads what the peer has given back first, which is one load where that
+    /// is nothing.
+    ///
+    /// # Errors
+    ///
+    /// When there is no block now, when there never will be, or when the peer's `returned` cannot be.
+    pub fn allot(&mut self, len: usize, purpose: Purpose) -> Result<Block<H>, Allot> {
+        let pages = self.pages(len, purpose)?;
+        self.collect()?;
+        if !self.has_number() {
+            return Err(Allot::Full);
+        }
+        let first = match purpose {
+            Purpose::Message => self.lending.take(pages).or_else(|| self.passing.take(pages)),
+            Purpose::Loan => self.lending.take(pages),
+        };
+        let first = first.ok_or(Allot::Full)?;
+        let entry = Entry { first, pages, ours: true, theirs: false, frozen: None };
+        let bytes = entry.bytes();
+        let number = match self.unused.pop() {
+            Some(number) => {
+                self.table[number as usize] = entry;
+                number
+            }
+            None => {
+                self.table.push(entry);
+                self.table.len() as u32 - 1
+            }
+        };
+        Ok(Block { halves: self.halves.clone(), number, bytes })
+    }
+
+    /// Whether [`allot`](Self::allot) would find a block now.
+    ///
+    /// # Errors
+    ///
+    /// When the peer's `returned` cannot be.
+    pub fn has_room(&mut self, len: usize, purpose: Purpose) -> Result<bool, Corrupt> {
+        self.collect()?;
+        let Ok(pages) = self.pages(len, purpose) else { return Ok(false) };
+        let passes = purpose == Purpose::Message && self.passing.has(pages);
+        Ok(self.has_number() && (passes || self.lending.has(pages)))
+    }
+
+    /// Whether a message of `len` bytes would find a block in the lending region, as far as this side knows.
+    #[must_use]
+    pub fn has_lending_room(&self, len: usize) -> bool {
+        self.has_number() && self.pages(len, Purpose::Message).is_ok_and(|pages| self.lending.has(pages))
+    }
+
+    /// Frees a block that was not passed.
+    pub fn give_up(&mut self, block: Block<H>) {
+        self.leave(block.number);
+    }
+
+    /// Hands `len` bytes from `offset` on to the peer, with the block. The peer is told where they lie by a frame.
+    ///
+    /// # Panics
+    ///
+    /// When they leave the block, or are more than a frame can tell.
+    pub fn pass(&mut self, block: Block<H>, offset: usize, len: usize) -> BlockRef {
+        assert!(
+            offset <= block.len() && len <= block.len() - offset,
+            "{len} bytes at {offset} leave the block"
+        );
+        let at = block.bytes.start + offset;
+        self.table[block.number as usize].ours = false;
+        self.tell(block.number, at, len)
+    }
+
+    /// Freezes a block: `data`, counted from its start, is not written any more. What is around it stays ours, to be
+    /// filled by [`pass_frozen`](Self::pass_frozen).
+    ///
+    /// # Panics
+    ///
+    /// When `data` leaves the block.
+    pub fn freeze(&mut self, block: Block<H>, data: Range<usize>) -> Frozen<H> {
+        assert!(data.start <= data.end && data.end <= block.len(), "{data:?} leaves the block");
+        let bytes = block.bytes.start + data.start..block.bytes.start + data.end;
+        let entry = &mut self.table[block.number as usize];
+        entry.frozen = Some(bytes.clone());
+        self.frozen.insert(entry.first, block.number);
+        Frozen { halves: block.halves, number: block.number, bytes }
+    }
+
+    /// Hands bytes of a frozen block to the peer, with `before` put in front of them and `behind` put behind them.
+    /// `at` counts from the start of the arena.
+    ///
+    /// `None`, and nothing was done, when this can't be: no frozen block has the bytes, the peer has the block, or
+    /// there is no room of ours around the bytes.
+    ///
+    /// # Errors
+    ///
+    /// When the peer's `returned` cannot be.
+    pub fn pass_frozen(
+        &mut self,
+        bytes: Range<usize>,
+        before: &[u8],
+        behind: &[u8],
+    ) -> Result<Option<BlockRef>, Corrupt> {
+        self.collect()?;
+        let Some((_, &number)) = self.frozen.range(..=(bytes.start / PAGE) as u32).next_back() else {
+            return Ok(None);
+        };
+        let entry = &self.table[number as usize];
+        let (block, data) = (entry.bytes(), entry.frozen.clone().unwrap_or_default());
+        let inside = data.start <= bytes.start && bytes.end <= data.end;
+        // What is around the bytes may be seen by whoever holds the frozen block, unless it is around all of them.
+        let front =
+            before.is_empty() || bytes.start == data.start && before.len() <= data.start - block.start;
+        let back = behind.is_empty() || bytes.end == data.end && behind.len() <= block.end - data.end;
+        if entry.theirs || !(inside && front && back) {
+            return Ok(None);
+        }
+        let start = bytes.start - before.len();
+        let arena = self.halves.own().arena;
+        // SAFETY: in bounds: the callee checks it; and within the block, in front of its data, see `front`. Alone: the
+        // block is not with the peer, its `Block` is gone, its `Frozen` reads `data` alone, and `&mut self` is the
+        // only one that writes around it. Alive: `halves`.
+        unsafe { sync::copy_in(arena, start, before) }
+        // SAFETY: as above, behind its data, see `back`.
+        unsafe { sync::copy_in(arena, bytes.end, behind) }
+        Ok(Some(self.tell(number, start, bytes.end + behind.len() - start)))
+    }
+
+    /// Gives a frozen block up. It is free once the peer does not have it any more.
+    pub fn drop_frozen(&mut self, frozen: Frozen<H>) {
+        let entry = &mut self.table[frozen.number as usize];
+        entry.frozen = None;
+        self.frozen.remove(&entry.first);
+        self.leave(frozen.number);
+    }
+
+    /// How many blocks are allotted: with this side's application, or with the peer.
+    ///
+    /// # Errors
+    ///
+    /// When the peer's `returned` cannot be.
+    pub fn in_use(&mut self) -> Result<usize, Corrupt> {
+        self.collect()?;
+        Ok(self.table.len() - self.unused.len())
+    }
+
+    /// Where the arena starts in this process.
+    #[cfg(not(loom))]
+    #[must_use]
+    pub fn base(&self) -> NonNull<u8> {
+        NonNull::from(self.halves.own().arena).cast()
+    }
+
+    /// Bytes of the arena.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        size_of_val(self.halves.own().arena)
+    }
+
+    /// Whether there is no arena at all.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Notes that the peer has a block.
+    fn tell(&mut self, number: u32, at: usize, len: usize) -> BlockRef {
+        self.table[number as usize].theirs = true;
+        self.out += 1;
+        let len = u32::try_from(len).expect("more bytes than a frame can tell");
+        BlockRef { block: number, len, offset: at as u64 }
+    }
+
+    /// The pages of a block of `len` bytes.
+    fn pages(&self, len: usize, purpose: Purpose) -> Result<u32, Allot> {
+        let limit = self.max_block_len(purpose);
+        if len > limit {
+            return Err(Allot::TooLarge { len, limit });
+        }
+        Ok(len.div_ceil(PAGE).max(1) as u32) // an arena has fewer pages than 2^32, see the bounds of a geometry
+    }
+
+    /// Whether one more block can be out.
+    fn has_number(&self) -> bool {
+        !self.unused.is_empty() || self.table.len() < self.halves.own().returned.len()
+    }
+
+    /// Reads what the peer has given back.
+    fn collect(&mut self) -> Result<(), Corrupt> {
+        let halves = self.halves.clone();
+        let peer = halves.peer();
+        // Acquire: pairs with the Release store of `returned` in `Returns::give_back`; the peer's copies out of these
+        // blocks happen before we overwrite them, and their numbers are written.
+        let returned = peer.endpoint.returned().acquire();
+        if returned.wrapping_sub(self.collected) > self.out {
+            let rule = Rule::Within(self.collected, self.collected.wrapping_add(self.out));
+            return Err(Corrupt { field: "returned", found: returned, rule });
+        }
+        while self.collected != returned {
+            let place = super::peer::place(self.collected, halves.own().returned.len());
+            // Relaxed: published by the count.
+            let number = peer.returned.part(|list| &list[place]).relaxed();
+            let theirs = self.table.get_mut(number as usize).filter(|entry| entry.theirs);
+            let Some(entry) = theirs else {
+                let rule = Rule::AtMost((self.table.len() as u64).saturating_sub(1));
+                return Err(Corrupt { field: "returned.block", found: number.into(), rule });
+            };
+            entry.theirs = false;
+            self.out -= 1;
+            self.collected = self.collected.wrapping_add(1);
+            self.free_if_left(number);
+        }
+        Ok(())
+    }
+
+    /// Nothing of this side stands for a block any more.
+    fn leave(&mut self, number: u32) {
+        self.table[number as usize].ours = false;
+        self.free_if_left(number);
+    }
+
+    fn free_if_left(&mut self, number: u32) {
+        let entry = &self.table[number as usize];
+        if entry.ours || entry.theirs {
+            return;
+        }
+        let (first, pages) = (entry.first, entry.pages);
+        let lent = entry.bytes().end <= self.halves.lending_bytes();
+        if lent { &mut self.lending } else { &mut self.passing }.give_back(first, pages);
+        self.unused.push(number);
+    }
+}
+
+impl Entry {
+    /// Where it lies in the arena.
+    fn bytes(&self) -> Range<usize> {
+        let start = self.first as usize * PAGE;
+        start..start + self.pages as usize * PAGE
+    }
+}
+
+/// A block that this side writes: it alone, until it is [passed](Arena::pass).
+///
+/// Has to go back to its [`Arena`] in one way or another, or it is lost to it.
+#[derive(Debug)]
+#[must_use = "a block that is dropped is lost to its arena"]
+pub struct Block<H> {
+    halves: Arc<H>,
+    number: u32,
+    /// Where it lies in the arena.
+    bytes: Range<usize>,
+}
+
+#[allow(clippy::len_without_is_empty, reason = "no block is empty")]
+impl<H: Halves> Block<H> {
+    /// Bytes of the block: at least as many as were asked for.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Where it lies, from the start of the arena.
+    #[must_use]
+    pub fn range(&self) -> Range<usize> {
+        self.bytes.clone()
+    }
+
+    /// The bytes of the block. They hold whatever was there before.
+    #[cfg(not(loom))] // loom has to see each access: models use `write_at`
+    #[must_use]
+    pub fn bytes(&mut self) -> &mut [u8] {
+        // SAFETY: in bounds: the arena allotted it (and the callee checks it). Alone: it is allotted to this value
+        // alone, which is not `Clone`, and not with the peer. Alive: `self` holds the mapping.
+        unsafe { sync::bytes_mut(self.halves.own().arena, self.bytes.start, self.len()) }
+    }
+
+    /// The bytes of the block, to be read.
+    #[cfg(not(loom))]
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        // SAFETY: as in `bytes`; through `&self` nobody writes.
+        unsafe { sync::bytes_ref(self.halves.own().arena, self.bytes.start, self.len()) }
+    }
+
+    /// Copies `bytes` to `offset` in the block.
+    ///
+    /// # Panics
+    ///
+    /// When they leave the block.
+    pub fn write_at(&mut self, offset: usize, bytes: &[u8]) {
+        assert!(offset <= self.len() && bytes.len() <= self.len() - offset, "the bytes leave the block");
+        // SAFETY: in bounds: asserted. Alone and alive: as in `bytes`.
+        unsafe { sync::copy_in(self.halves.own().arena, self.bytes.start + offset, bytes) }
+    }
+}
+
+/// The bytes of a frozen block: nobody writes them any more, whoever reads them.
+///
+/// Has to go back to its [`Arena`] by [`Arena::drop_frozen`], or it is lost to it.
+#[derive(Debug)]
+#[must_use = "a frozen block that is dropped is lost to its arena"]
+#[cfg_attr(loom, expect(dead_code, reason = "models do not read in place"))]
+pub struct Frozen<H> {
+    halves: Arc<H>,
+    number: u32,
+    /// Where the data lies in the arena.
+    bytes: Range<usize>,
+}
+
+impl<H: Halves> Frozen<H> {
+    /// The bytes.
+    #[cfg(not(loom))]
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: in bounds: as for the block that it was (and the callee checks it). Alone: whoever else has it, the
+        // peer or `pass_frozen`, reads these bytes too, and it is not free before this value is given up. Alive:
+        // `self` holds the mapping.
+        unsafe { sync::bytes_ref(self.halves.own().arena, self.bytes.start, self.bytes.len()) }
+    }
+}

@@ -1,0 +1,116 @@
+//! Payloads that come in blocks of the peer's arena: copied out once and given back at once, or kept where they lie.
+//!
+//! | the peer is | copies | the block goes back |
+//! |---|---|---|
+//! | not trusted | 1, into memory that is used again unless somebody keeps the payload | when it was copied |
+//! | trusted ([`Settings::trust_peer`](crate::Settings::trust_peer)) | none, if the block may stay | when the last handle is dropped |
+//!
+//! A block of the passing region may not stay, whoever sent it: what an application keeps must not be in the way of
+//! messages.
+#![allow(unsafe_code)]
+
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use adjoin_shm_layout::{BlockRef, Parcel, PeerArena, Returns};
+use bytes::Bytes;
+
+use super::{
+    backing::{Access, Backing},
+    frame,
+    link::{Mapped, Shared},
+};
+use crate::error::LinkEnd;
+
+/// What reads the peer's blocks. Part of the receiver.
+#[derive(Debug)]
+pub(super) struct Blocks {
+    arena: PeerArena<Mapped>,
+    returning: Arc<Returning>,
+    backing: Backing,
+    trusted: bool,
+    /// Memory for the next payload that is copied.
+    spare: Vec<u8>,
+}
+
+/// What gives blocks back, from whatever thread drops a payload.
+#[derive(Debug)]
+struct Returning {
+    returns: Mutex<Returns<Mapped>>,
+    /// Weak: a payload that is kept does not keep the link's descriptors.
+    shared: Weak<Shared>,
+}
+
+impl Returning {
+    /// A short lock of its own; a system call only if the peer waits for a block.
+    fn give_back(&self, parcel: Parcel) {
+        let wake = self.returns.lock().unwrap_or_else(PoisonError::into_inner).give_back(parcel);
+        if let Some(shared) = self.shared.upgrade() {
+            shared.wake(wake);
+        }
+    }
+}
+
+impl Blocks {
+    pub(super) fn new(
+        arena: PeerArena<Mapped>,
+        returns: Returns<Mapped>,
+        shared: &Arc<Shared>,
+        trusted: bool,
+    ) -> Self {
+        // SAFETY: the arena starts at a page of the peer's half, which is mapped, and lives as long as the arena beside
+        // it.
+        let backing = unsafe { Backing::new(arena.base(), arena.len(), Access::Read) };
+        let returning = Arc::new(Returning { returns: Mutex::new(returns), shared: Arc::downgrade(shared) });
+        Blocks { arena, returning, backing, trusted, spare: Vec::new() }
+    }
+
+    /// Takes a payload in.
+    pub(super) fn take(&mut self, block: BlockRef) -> Result<Bytes, LinkEnd> {
+        let parcel = self.arena.check(block).map_err(frame::corrupt)?;
+        self.backing.ensure(&parcel.range())?;
+        if self.trusted && parcel.may_stay() {
+            let (arena, returning) = (self.arena.clone(), self.returning.clone());
+            return Ok(Bytes::from_owner(Kept { arena, parcel: Some(parcel), returning }));
+        }
+        let mut payload = std::mem::take(&mut self.spare);
+        payload.clear();
+        self.arena.append_to(&parcel, &mut payload);
+        self.returning.give_back(parcel);
+        Ok(Bytes::from(payload))
+    }
+
+    /// The message was handed on: uses the memory again, unless somebody has kept the payload.
+    pub(super) fn done(&mut self, payload: Bytes) {
+        if payload.len() <= MAX_SPARE && payload.is_unique() {
+            self.spare = Vec::from(payload);
+        }
+    }
+}
+
+/// A payload that is read where it lies.
+struct Kept {
+    arena: PeerArena<Mapped>,
+    /// Always there, until it is given back.
+    parcel: Option<Parcel>,
+    returning: Arc<Returning>,
+}
+
+impl AsRef<[u8]> for Kept {
+    fn as_ref(&self) -> &[u8] {
+        let Some(parcel) = &self.parcel else { return &[] };
+        // SAFETY: that the peer does not write here before it has the block back is what the application has promised
+        // by `Settings::trust_peer`. The block goes back when this is dropped, which outlives the reference.
+        unsafe { self.arena.bytes(parcel) }
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        if let Some(parcel) = self.parcel.take() {
+            self.returning.give_back(parcel);
+        }
+    }
+}
+
+/// Bytes of memory for payloads that is kept from one to the next.
+const MAX_SPARE: usize = 4 << 20;
