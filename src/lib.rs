@@ -116,6 +116,7 @@
 //! | set limits, and how to wait | [`Settings`], [`Waiting`], [`Options`] |
 //! | give a call a timeout or metadata, or make it from a plain thread | [`Call`] |
 //! | stream | [`Tx`], [`Rx`], [`channel()`], [`Permit`] |
+//! | send and receive large payloads without copies | [`Bytes`], [`Connection::loan`], [`Settings::trust_peer`] |
 //! | carry bytes, or a socket, through a link | [`tunnel`] |
 //! | know who calls, call back from a handler | [`Context`] |
 //! | serve several services on one connection, add and remove them | [`Router`] |
@@ -215,6 +216,7 @@ pub use open::{local, stream};
 pub use postcard_schema;
 pub use postcard_schema::Schema;
 pub use rpc::{
+    bytes::Bytes,
     call::Call,
     caller::Caller,
     connect::ConnectOptions,
@@ -228,6 +230,7 @@ pub use rpc::{
     },
     incoming::IncomingConnection,
     intercept,
+    loan::{Loan, LoanError},
     method::{Method, Service},
     method_id::MethodId,
     options::Options,

@@ -71,6 +71,7 @@ fn parts(role: Role, limits: Limits, settings: &Settings, out: Arc<Pipe>, into: 
         sender: Box::new(sender),
         receiver: Box::new(receiver),
         credit: None,
+        lending: None,
         watcher: None,
         interrupt: None,
     }

@@ -11,12 +11,14 @@
 //! | [`Receiver`] | whoever holds the receive role | hands out what arrived, sleeps when nothing did |
 //! | [`Watcher`] | the link's driver | notices that the peer rang, or died |
 //! | [`CreditTable`] | everybody | credit without messages, in shared memory |
+//! | [`Lending`] | everybody | memory to be filled, and sent without a copy |
 //!
 //! The links: `stream` over anything `AsyncRead + AsyncWrite`, `memory` within one process, and the
 //! segments of `crate::segments` on Linux.
 
 pub(crate) mod codec;
 pub(crate) mod frame;
+pub(crate) mod lending;
 pub(crate) mod memory;
 pub(crate) mod message;
 pub(crate) mod stream;
@@ -30,6 +32,7 @@ use std::{
     time::Instant,
 };
 
+pub(crate) use lending::Lending;
 pub(crate) use message::{Body, ChannelRef, CreditSlot, EncodeFault, Encoder, Head, Lent, Message};
 
 use crate::error::LinkEnd;
@@ -70,6 +73,8 @@ pub(crate) struct Parts {
     pub(crate) receiver: Box<dyn Receiver>,
     /// `None`: credit is granted by messages.
     pub(crate) credit: Option<Arc<dyn CreditTable>>,
+    /// `None`: the link has no memory of its own that it could lend.
+    pub(crate) lending: Option<Arc<dyn Lending>>,
     /// `None`: the receiver itself learns of everything.
     pub(crate) watcher: Option<Box<dyn Watcher>>,
     /// Ends the sleep of a thread in [`Receiver::sleep`]. `None`: nobody can sleep on this link.

@@ -93,6 +93,7 @@ where
         sender: Box::new(sender),
         receiver: Box::new(receiver),
         credit: None,
+        lending: None,
         watcher: None,
         interrupt: None,
     })

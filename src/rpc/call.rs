@@ -255,7 +255,7 @@ impl Untyped {
             }
         };
         let Reply { payload, channels, metadata, nesting } = reply;
-        let read = read(&payload, channels, &metadata, nesting, result);
+        let read = payload.decode(|payload| read(payload, channels, &metadata, nesting, result));
         if let State::Direct(mut call) = mem::replace(&mut self.state, State::Done) {
             call.recycle(payload);
         }

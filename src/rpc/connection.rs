@@ -78,6 +78,7 @@ impl Connection {
             out: Outgoing::new(parts.sender, settings.max_parked_messages),
             receiver: parts.receiver,
             credit: parts.credit,
+            lending: parts.lending,
             interrupt: parts.interrupt,
             runtime: runtime.clone(),
             channels,

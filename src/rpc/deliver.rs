@@ -5,7 +5,7 @@
 //! code. Tasks are woken at the end of the drain: one wake of a reader for all elements that it brought.
 //!
 //! Counts, per message: a call's answer is one look-up, one copy into its slot (no allocation in steady state)
-//! and one wake; a run of elements of one channel is
+//! and one wake (one that came in a block is not copied); a run of elements of one channel is
 //! one look-up and one lock, and for each one copy and no allocation.
 
 use std::{
@@ -15,6 +15,8 @@ use std::{
     task::Waker,
     time::Instant,
 };
+
+use bytes::Bytes as Shared;
 
 use super::{
     channel::{Channel, End, Unclaimed, Way},
@@ -26,6 +28,7 @@ use super::{
     handler::Handler,
     hub::{Hub, Local},
     incoming::{IncomingConnection, NOT_LISTENING},
+    payload::Payload,
     respond::Responder,
     slot::{Answer, CallSlot, ConnectOutcome, Outcome},
     state::{ConnectionState, Guard},
@@ -63,8 +66,11 @@ struct Run {
 
 impl Run {
     #[inline]
-    fn push(&mut self, payload: &[u8]) {
-        self.elements.push(payload);
+    fn push(&mut self, payload: &[u8], shared: Option<&Shared>) {
+        match shared {
+            None => self.elements.push(payload),
+            Some(shared) => self.elements.push_shared(shared.clone()),
+        }
         self.len += payload.len();
     }
 }
@@ -75,6 +81,7 @@ enum Todo<'m> {
     Serve {
         connection: Connection,
         request: Incoming<'m>,
+        shared: Option<&'m Shared>,
         channels: Unclaimed,
         deadline: Option<Instant>,
     },
@@ -130,7 +137,7 @@ impl<'h> Deliver<'h> {
         let fits = message.payload.len() <= self.hub.limits.max_payload_size as usize
             && run.len <= self.hub.limits.initial_channel_credit as usize;
         if same && fits {
-            run.push(message.payload);
+            run.push(message.payload, message.shared);
         }
         same && fits
     }
@@ -169,7 +176,7 @@ impl<'h> Deliver<'h> {
                 if let Head::Data { channel_id, .. } = message.head {
                     let (channel, elements) = (Arc::clone(channel), hub.take_spare());
                     let run = self.run.insert(Run { channel, conn, channel_id, elements, len: 0 });
-                    run.push(payload);
+                    run.push(payload, message.shared);
                 }
                 Todo::Nothing
             }
@@ -181,7 +188,7 @@ impl<'h> Deliver<'h> {
                 Todo::Nothing
             }
             Delivery::Request(request) => match check_slots(hub, request.channels) {
-                Ok(()) => self.open_request(request),
+                Ok(()) => self.open_request(request, message.shared),
                 Err(end) => Todo::LinkEnd(end),
             },
             Delivery::Refused { conn, request_id } => Todo::Refuse { conn, request_id },
@@ -192,7 +199,7 @@ impl<'h> Deliver<'h> {
                     hub.refuse_channels(answer.conn, answer.channels);
                     Unclaimed::default() // of which the answer lacks some, so that it is not read
                 };
-                self.response(call, opened, answer, channels)
+                self.response(call, opened, answer, message.shared, channels)
             }
             Delivery::Cancel { handler } => Todo::Stop(handler),
             // "Close ends a channel normally, sent by its data sender."
@@ -221,7 +228,7 @@ impl<'h> Deliver<'h> {
         })
     }
 
-    fn open_request<'m>(&mut self, request: Incoming<'m>) -> Todo<'m> {
+    fn open_request<'m>(&mut self, request: Incoming<'m>, shared: Option<&'m Shared>) -> Todo<'m> {
         let (conn, request_id, hub) = (request.conn, request.request_id, self.hub);
         let Some(connection) = self.handle(conn) else { return Todo::Nothing };
         if !hub.admits(request.channels.len()) {
@@ -236,7 +243,7 @@ impl<'h> Deliver<'h> {
         {
             hub.wake_driver();
         }
-        Todo::Serve { connection, request, channels, deadline }
+        Todo::Serve { connection, request, shared, channels, deadline }
     }
 
     /// "A Response's channels exist for the caller from the moment the Response arrives."
@@ -299,18 +306,25 @@ impl<'h> Deliver<'h> {
         call: Option<Arc<CallSlot>>,
         opened: Vec<Arc<Channel>>,
         answer: Answered<'m>,
+        shared: Option<&'m Shared>,
         channels: Unclaimed,
     ) -> Todo<'m> {
         let kills = Verdict::split(answer.payload).is_none_or(|(verdict, _)| verdict.kills_channels());
         let dead = if kills { opened } else { Vec::new() };
         match call {
-            Some(slot) if channels.is_empty() && dead.is_empty() && answer.metadata.is_empty() => {
+            Some(slot)
+                if channels.is_empty()
+                    && dead.is_empty()
+                    && answer.metadata.is_empty()
+                    && shared.is_none() =>
+            {
                 // Nothing in it takes the session's lock, which the next answer needs again.
                 self.wakers.extend(slot.answer(answer.payload, channels));
                 Todo::Nothing
             }
             Some(slot) => {
-                let answer = Answer { payload: answer.payload.to_vec(), channels, metadata: answer.metadata };
+                let payload = Payload::arrived(answer.payload, shared).into_kept();
+                let answer = Answer { payload, channels, metadata: answer.metadata };
                 Todo::Complete { slot, answer, dead }
             }
             None => Todo::Abandoned { dead, channels },
@@ -332,8 +346,8 @@ impl<'h> Deliver<'h> {
         let hub = self.hub;
         match todo {
             Todo::Nothing => {}
-            Todo::Serve { connection, request, channels, deadline } => {
-                IncomingRequest::arrived(connection, request, channels, deadline).dispatch();
+            Todo::Serve { connection, request, shared, channels, deadline } => {
+                IncomingRequest::arrived(connection, request, shared, channels, deadline).dispatch();
             }
             Todo::Refuse { conn, request_id } => Responder::refuse_unopened(hub, conn, request_id),
             Todo::Complete { slot, answer, dead } => {

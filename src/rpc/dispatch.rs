@@ -1,13 +1,13 @@
 //! Requests and what serves them.
 
 use std::{
-    borrow::Cow,
     future::Future,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     time::Instant,
 };
 
+use bytes::Bytes as Shared;
 use serde::Serialize;
 
 use super::{
@@ -20,6 +20,7 @@ use super::{
     introspection,
     method::{Method, Service},
     method_id::MethodId,
+    payload::Payload,
     reason::Reason,
     respond::Responder,
     scope,
@@ -62,13 +63,14 @@ pub struct IncomingRequest<'a> {
 pub(super) struct Unread<'a> {
     pub(super) responder: Responder,
     pub(super) channels: Unclaimed,
-    pub(super) payload: Cow<'a, [u8]>,
+    pub(super) payload: Payload<'a>,
 }
 
 impl<'a> IncomingRequest<'a> {
     pub(crate) fn arrived(
         connection: Connection,
         request: Incoming<'a>,
+        shared: Option<&Shared>,
         channels: Unclaimed,
         deadline: Option<Instant>,
     ) -> Self {
@@ -76,7 +78,7 @@ impl<'a> IncomingRequest<'a> {
         let responder = Responder::new(connection.clone(), conn, request_id, request.channels);
         let method_id = MethodId::new(request.method_id);
         let origin = Origin { connection, conn, request_id, method_id, deadline, metadata, chain: None };
-        let unread = Unread { responder, channels, payload: Cow::Borrowed(request.payload) };
+        let unread = Unread { responder, channels, payload: Payload::arrived(request.payload, shared) };
         IncomingRequest { origin, unread }
     }
 
@@ -167,7 +169,7 @@ impl<'a> IncomingRequest<'a> {
         F: Future<Output = ()> + Send + 'static,
     {
         let Unread { responder, channels, payload } = self.unread;
-        let unread = Unread { responder, channels, payload: Cow::Owned(payload.into_owned()) };
+        let unread = Unread { responder, channels, payload: payload.into_kept() };
         let request = IncomingRequest { origin: self.origin, unread };
         let origin = request.origin.place();
         // What it is served by takes the place of the one that waits, so that one has to have it first.
@@ -275,7 +277,7 @@ impl<'a> IncomingRequest<'a> {
     ) -> Option<(Responder, Serving)> {
         let nesting = self.connection().hub().max_nesting;
         let (origin, Unread { mut responder, channels, payload }) = self.split();
-        if let Err(why) = scope::decoding(channels, &mut || decode(&payload, nesting)) {
+        if let Err(why) = scope::decoding(channels, &mut || payload.decode(|bytes| decode(bytes, nesting))) {
             // "Arguments that do not decode (trailing bytes included): `01 02`."
             tracing::debug!(method = method.name, %why, "arguments could not be read");
             responder.refuse(Verdict::InvalidPayload);

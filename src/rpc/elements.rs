@@ -9,15 +9,21 @@
 //! They are not stored but counted: a run of them takes as much room as one. Runs are parted by elements that
 //! have bytes, and those cost credit, which so bounds the memory that a channel takes.
 
-use std::{mem, ops::Range};
+//! Those that arrived in a block of their own are kept as handles, and not copied.
 
-/// Elements in their order: `[length u32][bytes]` one behind the other, and `[0 u32][count u64]` for a run of
-/// those of zero bytes.
+use std::{collections::VecDeque, mem, ops::Range};
+
+use bytes::Bytes as Shared;
+
+/// Elements in their order: `[length u32][bytes]` one behind the other, `[0 u32][count u64]` for a run of those of zero
+/// bytes, and `[0 u32][all ones u64]` for the next one of `shared`.
 ///
-/// Invariant: behind each run in `bytes` stands an element that has bytes.
+/// Invariant: behind each run in `bytes` stands an element that has bytes, and `bytes` has as many places for shared
+/// ones as there are.
 #[derive(Default)]
 pub(crate) struct Elements {
     bytes: Vec<u8>,
+    shared: VecDeque<Shared>,
     /// How many of zero bytes come behind `bytes`.
     empty: u64,
 }
@@ -46,6 +52,18 @@ impl Elements {
         self.bytes.extend_from_slice(element);
     }
 
+    /// Appends an element that can be kept without a copy.
+    pub(crate) fn push_shared(&mut self, element: Shared) {
+        if element.is_empty() {
+            self.empty += 1;
+            return;
+        }
+        self.write_run();
+        self.bytes.extend_from_slice(&RUN);
+        self.bytes.extend_from_slice(&SHARED);
+        self.shared.push_back(element);
+    }
+
     /// Appends all of `more`, which is left empty, with room to be used again.
     pub(crate) fn append(&mut self, more: &mut Elements) {
         if self.is_empty() {
@@ -59,6 +77,7 @@ impl Elements {
             }
             self.write_run();
             self.bytes.append(&mut more.bytes);
+            self.shared.append(&mut more.shared);
         }
         self.empty += mem::take(&mut more.empty);
     }
@@ -66,10 +85,11 @@ impl Elements {
     /// Forgets all of them, and keeps the room.
     pub(crate) fn clear(&mut self) {
         self.bytes.clear();
+        self.shared.clear();
         self.empty = 0;
     }
 
-    /// The bytes of memory that this takes.
+    /// The bytes of memory that this takes, beside those of shared elements.
     pub(crate) fn capacity(&self) -> usize {
         self.bytes.capacity()
     }
@@ -85,7 +105,8 @@ impl Elements {
     /// The count of the run that `bytes` begins with, if it does.
     fn first_run(&mut self) -> Option<&mut [u8; COUNT]> {
         let (head, rest) = self.bytes.split_first_chunk_mut()?;
-        if *head == RUN { rest.first_chunk_mut() } else { None }
+        let count = if *head == RUN { rest.first_chunk_mut() } else { None };
+        count.filter(|count| **count != SHARED)
     }
 }
 
@@ -98,6 +119,9 @@ const RUN: [u8; LENGTH] = [0; LENGTH];
 /// Bytes of a run's count.
 const COUNT: usize = size_of::<u64>();
 
+/// What stands in place of a run's count for one that is shared. No run is as long.
+const SHARED: [u8; COUNT] = [u8::MAX; COUNT];
+
 /// The reader's private part: a batch of elements, taken out of the queue at once.
 #[derive(Default)]
 pub(crate) struct Reading {
@@ -106,6 +130,8 @@ pub(crate) struct Reading {
     at: usize,
     /// What is left of a run of elements of zero bytes that was begun. They come before those at `at`.
     run: u64,
+    /// The element that was gone on to last, if it is a shared one.
+    current: Option<Shared>,
     /// Bytes handed to the application that the window has not heard of.
     taken: usize,
 }
@@ -123,6 +149,9 @@ impl Reading {
     #[inline]
     pub(crate) fn advance(&mut self) -> Option<Range<usize>> {
         const EMPTY: Range<usize> = 0..0;
+        if self.current.is_some() {
+            self.current = None;
+        }
         if self.run > 0 {
             self.run -= 1;
             return Some(EMPTY);
@@ -132,6 +161,9 @@ impl Reading {
             return Some(EMPTY);
         };
         if *length == RUN {
+            if *rest.first_chunk()? == SHARED {
+                return self.advance_shared();
+            }
             self.run = u64::from_le_bytes(*rest.first_chunk()?).checked_sub(1)?;
             self.at += LENGTH + COUNT;
             return Some(EMPTY);
@@ -143,16 +175,38 @@ impl Reading {
         Some(start..self.at)
     }
 
+    fn advance_shared(&mut self) -> Option<Range<usize>> {
+        let element = self.batch.shared.pop_front()?;
+        self.at += LENGTH + COUNT;
+        self.taken += element.len();
+        let place = 0..element.len();
+        self.current = Some(element);
+        Some(place)
+    }
+
     /// What lies at a place that [`advance`](Reading::advance) gave.
     #[inline]
     pub(crate) fn bytes(&self, place: Range<usize>) -> &[u8] {
-        self.batch.bytes.get(place).unwrap_or_default()
+        let bytes: &[u8] = self.current.as_ref().map_or(&self.batch.bytes, |shared| shared);
+        bytes.get(place).unwrap_or_default()
+    }
+
+    /// The element that was gone on to last, where it can be kept without a copy.
+    #[inline]
+    pub(crate) fn shared(&self) -> Option<&Shared> {
+        self.current.as_ref()
     }
 
     /// Takes back the element that [`next`](Reading::next) gave last, of so many bytes, which nobody has counted yet.
     pub(crate) fn put_back(&mut self, len: usize) {
         if len == 0 {
             self.run += 1;
+            return;
+        }
+        if let Some(shared) = self.current.take() {
+            self.batch.shared.push_front(shared);
+            self.at -= LENGTH + COUNT;
+            self.taken -= len;
             return;
         }
         self.at -= LENGTH + len;
@@ -164,6 +218,7 @@ impl Reading {
         self.batch.clear();
         self.at = 0;
         self.run = 0;
+        self.current = None;
         mem::swap(&mut self.batch, queue);
         !self.batch.is_empty()
     }
@@ -183,11 +238,11 @@ impl Reading {
         self.taken
     }
 
-    /// A copy of what is left of the batch.
+    /// A copy of what is left of the batch; of shared ones it is another handle.
     pub(crate) fn unread(&self) -> Elements {
         let bytes = self.batch.bytes.get(self.at..).unwrap_or_default().to_vec();
-        let mut unread = Elements { bytes: Vec::new(), empty: self.run };
-        unread.append(&mut Elements { bytes, empty: self.batch.empty });
+        let mut unread = Elements { empty: self.run, ..Elements::default() };
+        unread.append(&mut Elements { bytes, shared: self.batch.shared.clone(), empty: self.batch.empty });
         unread
     }
 }

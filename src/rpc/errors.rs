@@ -162,6 +162,14 @@ pub enum Refusal {
         /// The setting that widens it.
         setting: &'static str,
     },
+    /// More memory was to be lent than the link ever lends.
+    #[error("a loan of {len} bytes exceeds the {limit} that this link lends (Settings::arena_bytes)")]
+    LoanTooLarge {
+        /// Bytes that were asked for.
+        len: usize,
+        /// The most that is lent at once.
+        limit: usize,
+    },
     /// The system has no shared memory for it.
     #[error("no shared memory for {len} bytes: {kind}")]
     NoMemory {

@@ -28,6 +28,7 @@ use super::{
     handler::Answering,
     hub::Place,
     intercept::Outcome,
+    payload::Payload as Arrived,
     raw_call::{CallOptions, Payload, Reply},
     reason::Reason,
     relay::Relay,
@@ -41,7 +42,7 @@ use crate::{
 
 /// A payload whose handles are channels that are relayed.
 struct Passed {
-    payload: Vec<u8>,
+    payload: Arrived<'static>,
     channels: Vec<Arc<Channel>>,
 }
 
@@ -113,7 +114,7 @@ impl IncomingRequest<'_> {
         let (method_id, deadline) = (origin.method_id, origin.deadline);
         let runtime = origin.connection.hub().runtime.clone();
         let streams = Streams::new(channels);
-        let payload = Passed { payload: payload.into_owned(), channels: streams.passed.clone() };
+        let payload = Passed { payload: payload.into_kept(), channels: streams.passed.clone() };
         let to = to.clone();
         let serving = origin.about_to_serve(None, &mut responder);
         serving.run(Forwarding::Unsent(Some(Box::new(move |metadata| {

@@ -13,10 +13,12 @@
 //! | `forward`, `relay` | requests and streams that are passed on |
 //! | `dedup` | requests that may come twice, and run once |
 //! | `introspection` | what each side offers, and why the other does not know a method |
+//! | `bytes`, `loan`, `payload` | payloads that are not copied where that can be avoided |
 //! | `tx`, `rx`, `channel`, `elements`, `scope` | streams, and how handles find their channels |
 //! | `hub`, `outgoing`, `deliver`, `driver`, `waiters`, `turn`, `clock` | what works on a link: shared state, way out, way in, task |
 
 mod block;
+pub(crate) mod bytes;
 pub(crate) mod call;
 pub(crate) mod caller;
 mod channel;
@@ -36,10 +38,12 @@ mod hub;
 pub(crate) mod incoming;
 pub mod intercept;
 pub(crate) mod introspection;
+pub(crate) mod loan;
 pub(crate) mod method;
 pub(crate) mod method_id;
 pub(crate) mod options;
 mod outgoing;
+mod payload;
 pub(crate) mod raw_call;
 mod reason;
 mod relay;

@@ -26,6 +26,7 @@ use super::{
     errors::{CallError, Obstacle, Refusal, sort},
     hub::{Hub, Place},
     method_id::MethodId,
+    payload::Payload as Answered,
     respond::BindingBody,
     scope::Bound,
     slot::{Answer, CallSlot, Outcome, timed_out},
@@ -84,7 +85,7 @@ impl CallOptions {
 
 /// The answer to a call, whatever it says.
 pub(crate) struct Reply {
-    pub(crate) payload: Vec<u8>,
+    pub(crate) payload: Answered<'static>,
     /// The channels that it opened.
     pub(crate) channels: Unclaimed,
     pub(crate) metadata: Metadata,
@@ -183,12 +184,12 @@ impl RawCall {
     /// Whether the callee has stopped the handler because the call's time is over, and its answer was faster than the
     /// timer of this side.
     fn ran_out(&self, answer: &Answer) -> bool {
-        let cancelled = answer.payload == Verdict::Cancelled.bytes() && answer.metadata.is_empty();
+        let cancelled = *answer.payload == *Verdict::Cancelled.bytes() && answer.metadata.is_empty();
         cancelled && self.deadline.is_some_and(|at| now() + TICK >= at)
     }
 
     /// The answer was read: its room is kept for the next call.
-    pub(crate) fn recycle(&mut self, payload: Vec<u8>) {
+    pub(crate) fn recycle(&mut self, payload: Answered<'static>) {
         if let State::Answered(slot) = mem::replace(&mut self.state, State::Done) {
             CallSlot::keep(slot, payload);
         }

@@ -25,6 +25,7 @@ use super::{
     elements::{Elements, Reading},
     errors::{RecvError, TryRecvError},
     method_id::RX_FIELD,
+    payload::decode_shared,
     scope,
     turn::Turn,
     waiters::lock,
@@ -259,7 +260,11 @@ impl<T: DeserializeOwned + 'static> Rx<T> {
     fn take(&mut self, waker: Option<&Waker>) -> Result<T, TryRecvError> {
         let place = self.advance(waker)?;
         let nesting = self.max_nesting();
-        let value = decode_value(self.bytes(place), nesting);
+        let reading = self.reading.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let value = match reading.shared() {
+            Some(shared) => decode_shared(shared, |bytes| decode_value(bytes, nesting)),
+            None => decode_value(reading.bytes(place), nesting),
+        };
         self.report_if_due();
         value.map_err(|why| TryRecvError::Failed(self.invalid(why)))
     }

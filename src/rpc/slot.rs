@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use super::{channel::Unclaimed, connection::Connection, waiters::lock};
+use super::{channel::Unclaimed, connection::Connection, payload::Payload, waiters::lock};
 use crate::{error::LinkEnd, session::metadata::Metadata};
 
 /// One wait's place between the driver, which completes it, and the caller, which takes the outcome.
@@ -48,7 +48,7 @@ pub(crate) enum Outcome {
 
 /// A Response, in private memory.
 pub(crate) struct Answer {
-    pub(crate) payload: Vec<u8>,
+    pub(crate) payload: Payload<'static>,
     /// The channels that it opened.
     pub(crate) channels: Unclaimed,
     pub(crate) metadata: Metadata,
@@ -140,18 +140,20 @@ impl CallSlot {
     pub(crate) fn answer(&self, payload: &[u8], channels: Unclaimed) -> Option<Waker> {
         self.complete_with(channels, |channels, mut room| {
             room.extend_from_slice(payload);
-            Outcome::Answer(Answer { payload: room, channels, metadata: Metadata::EMPTY })
+            Outcome::Answer(Answer { payload: Payload::Copied(room), channels, metadata: Metadata::EMPTY })
         })
     }
 
     /// The call is over, and its answer was read: keeps the slot and the room for the next call of this thread.
     #[inline]
-    pub(crate) fn keep(mut slot: Arc<Self>, mut room: Vec<u8>) {
+    pub(crate) fn keep(mut slot: Arc<Self>, payload: Payload<'static>) {
         // Whoever completed it may still hold it for a moment; then it goes with them.
         let Some(inner) = Arc::get_mut(&mut slot) else { return };
         let inner = inner.inner.get_mut().unwrap_or_else(PoisonError::into_inner);
         inner.state = State::Waiting(None);
-        if room.capacity() <= MAX_SPARE {
+        if let Payload::Copied(mut room) = payload
+            && room.capacity() <= MAX_SPARE
+        {
             room.clear();
             inner.spare = room;
         }

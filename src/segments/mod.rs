@@ -12,7 +12,7 @@
 //! | `strangers` | two processes that found each other by a path |
 //! | `link` | two halves and a socket become a [`Parts`](crate::link::Parts) |
 //! | `sender`, `receiver`, `frame`, `credit`, `spin` | the parts of a link |
-//! | `arena`, `blocks`, `backing` | blocks for long payloads: ours, the peer's, and where their memory comes from |
+//! | `arena`, `lending`, `blocks`, `backing` | blocks for long payloads: ours, those that are lent, the peer's, and where their memory comes from |
 //! | `bell`, `futex` | how sleepers are woken: a task by a byte on the socket, a thread by a futex |
 //! | `death`, `exit` | that the peer is gone, and how it ended |
 //! | `poller` | descriptors in the runtime's poller |
@@ -52,6 +52,7 @@ mod exit;
 mod frame;
 mod futex;
 mod handshake;
+mod lending;
 mod link;
 mod mapping;
 mod poller;

@@ -41,7 +41,14 @@ struct Stream {
 impl Stream {
     fn arrive(&mut self, elements: &[Vec<u8>]) {
         let mut run = Elements::default();
-        elements.iter().for_each(|element| run.push(element));
+        for element in elements {
+            // Long ones that came in a block of their own, and others.
+            if element.len() >= 8 && element.len().is_multiple_of(2) {
+                run.push_shared(Shared::copy_from_slice(element));
+            } else {
+                run.push(element);
+            }
+        }
         self.queue.append(&mut run);
         assert!(run.is_empty());
     }
@@ -50,6 +57,10 @@ impl Stream {
         loop {
             if let Some(element) = self.reading.next() {
                 let element = element.to_vec();
+                if element.len() % 5 == 3 {
+                    self.reading.put_back(element.len());
+                    assert_eq!(self.reading.next(), Some(&element[..]), "put back, it is the next again");
+                }
                 self.taken += self.reading.take_taken();
                 return Some(element);
             }

@@ -92,6 +92,7 @@ impl Hub {
         self.quieter.notify_waiters();
         let mut wakers = lock(&self.room).take();
         wakers.extend(lock(&self.slots).take());
+        wakers.extend(lock(&self.loans).take());
         wake_all(wakers);
         if let Some(interrupt) = &self.interrupt {
             interrupt.interrupt();
@@ -103,8 +104,9 @@ impl Hub {
     pub(crate) fn release(&self) {
         let sender = lock(&self.out).release();
         let table = self.credit.write().unwrap_or_else(PoisonError::into_inner).take();
+        let lending = self.lending.write().unwrap_or_else(PoisonError::into_inner).take();
         let receiver = mem::replace(&mut *lock(&self.receive), Box::new(Released));
-        drop((sender, table, receiver)); // outside of the locks
+        drop((sender, table, lending, receiver)); // outside of the locks
     }
 }
 

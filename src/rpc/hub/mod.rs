@@ -13,6 +13,7 @@
 mod channels;
 mod connections;
 mod end;
+mod loans;
 mod role;
 mod waiting;
 
@@ -43,7 +44,7 @@ use super::{
 use crate::{
     error::LinkEnd,
     link::{
-        Body, CreditTable, EncodeFault, Head, Interrupt, Limits, Publish, Receiver, SendFault,
+        Body, CreditTable, EncodeFault, Head, Interrupt, Lending, Limits, Publish, Receiver, SendFault,
         message::{NoBody, Parked},
     },
     session::{Ends, Session, credit::SendWindow},
@@ -69,12 +70,17 @@ pub(crate) struct Hub {
     pub(crate) receive: Mutex<Box<dyn Receiver>>,
     /// `None` on links that grant by messages, and after the end.
     credit: RwLock<Option<Arc<dyn CreditTable>>>,
+    /// `None` on links that have no memory of their own, and after the end.
+    lending: RwLock<Option<Arc<dyn Lending>>>,
     pub(crate) interrupt: Option<Arc<dyn Interrupt>>,
     places: Places,
     /// Who waits for room in the link.
     pub(crate) room: Mutex<Queue>,
     /// Who waits for one of the link's channels to become free.
     slots: Mutex<Queue>,
+    /// Who waits for memory of the link to be lent.
+    loans: Mutex<Queue>,
+    loans_wanted: AtomicBool,
     /// Channels whose senders wait for credit that comes without a message.
     starving: Mutex<Vec<Starving>>,
     starving_any: AtomicBool,
@@ -110,6 +116,7 @@ pub(crate) struct HubParts {
     pub(crate) out: Outgoing,
     pub(crate) receiver: Box<dyn Receiver>,
     pub(crate) credit: Option<Arc<dyn CreditTable>>,
+    pub(crate) lending: Option<Arc<dyn Lending>>,
     pub(crate) interrupt: Option<Arc<dyn Interrupt>>,
     pub(crate) runtime: Handle,
     pub(crate) channels: ChannelLimits,
@@ -120,17 +127,20 @@ pub(crate) struct HubParts {
 
 impl Hub {
     pub(crate) fn new(parts: HubParts) -> Arc<Self> {
-        Arc::new(Hub {
+        let hub = Arc::new(Hub {
             limits: parts.limits,
             max_nesting: parts.max_nesting,
             session: Mutex::new(parts.session),
             out: Mutex::new(parts.out),
             receive: Mutex::new(parts.receiver),
             credit: RwLock::new(parts.credit),
+            lending: RwLock::new(parts.lending),
             interrupt: parts.interrupt,
             places: Places::new(parts.channels),
             room: Mutex::default(),
             slots: Mutex::default(),
+            loans: Mutex::default(),
+            loans_wanted: AtomicBool::new(false),
             starving: Mutex::default(),
             starving_any: AtomicBool::new(false),
             driver: Mutex::new(None),
@@ -146,7 +156,9 @@ impl Hub {
             leaving: Leaving::default(),
             draining: AtomicBool::new(false),
             quieter: Notify::new(),
-        })
+        });
+        hub.listen_for_returns();
+        hub
     }
 
     /// `flow.call.payload-limit`, on the sender's side.

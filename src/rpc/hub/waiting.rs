@@ -66,6 +66,7 @@ impl Hub {
         match wanted {
             For::Room => &self.room,
             For::Slot => &self.slots,
+            For::Loan => &self.loans,
         }
     }
 
@@ -101,6 +102,10 @@ impl Hub {
         if self.starving_any.load(Ordering::Relaxed) {
             self.wake_granted();
         }
+        // Acquire: pairs with the Release store in `poll_lend`.
+        if self.loans_wanted.load(Ordering::Acquire) {
+            self.wake_lent()?;
+        }
         Ok(())
     }
 
@@ -135,11 +140,13 @@ impl Hub {
 
 /// What a task waits for at its [`Place`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum For {
+pub(super) enum For {
     /// Room in the link.
     Room,
     /// A free channel.
     Slot,
+    /// Memory of the link.
+    Loan,
 }
 
 /// A task's place among those that wait for something of a link, once it does. Given up when it is dropped.
@@ -150,7 +157,7 @@ pub(crate) struct Place {
 
 impl Place {
     /// Waits here, and nowhere else.
-    fn wait(&mut self, hub: &Arc<Hub>, wanted: For, waker: &Waker) {
+    pub(super) fn wait(&mut self, hub: &Arc<Hub>, wanted: For, waker: &Waker) {
         let known = match &self.taken {
             Some((_, other, _)) if *other != wanted => {
                 self.leave();

@@ -83,6 +83,7 @@ async fn a_driver_that_finds_the_role_taken_looks_again_when_it_is_returned() {
         sender: Box::new(Mute),
         receiver: Box::new(receiver),
         credit: None,
+        lending: None,
         watcher: None,
         interrupt: Some(Arc::new(Asleep)),
     };

@@ -36,6 +36,7 @@ fn start(sender: impl Sender + 'static, receiver: impl Receiver + 'static, gone:
         sender: Box::new(sender),
         receiver: Box::new(receiver),
         credit: None,
+        lending: None,
         watcher: gone.then(|| Box::new(HungUp) as Box<dyn Watcher>),
         interrupt: None,
     };

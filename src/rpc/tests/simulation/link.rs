@@ -193,6 +193,7 @@ impl Wire {
                 driver: None,
                 channels: Vec::new(),
             }),
+            lending: None,
             watcher: table.clone().map(|table| Box::new(Bell(table)) as Box<dyn Watcher>),
             credit: table.map(|table| table as Arc<dyn CreditTable>),
             interrupt: self.shared.then(|| Arc::new(NobodySleeps) as Arc<dyn Interrupt>),

@@ -1,0 +1,53 @@
+//! Memory of a link that applications fill, so that it need not be copied when it is sent.
+
+use bytes::Bytes;
+
+use super::SendFault;
+use crate::error::LinkEnd;
+
+/// A link's memory, to be lent to the application.
+pub(crate) trait Lending: Send + Sync {
+    /// Lends memory for `len` bytes.
+    ///
+    /// # Errors
+    ///
+    /// As a message that is sent: `Full` where memory has to come back first.
+    fn lend(&self, len: usize) -> Result<Box<dyn Fill>, SendFault>;
+
+    /// Bytes of the longest loan.
+    fn max_len(&self) -> usize;
+
+    /// Says that somebody waits for a loan of `len` bytes. The caller tries once more afterwards; what comes back later
+    /// than that wakes the driver, or is told by [`on_return`](Lending::on_return).
+    fn await_loan(&self, len: usize);
+
+    /// Whether those who wait should try again. If so, they have to say anew that they wait.
+    ///
+    /// # Errors
+    ///
+    /// The peer wrote nonsense.
+    fn has_loan(&self) -> Result<bool, LinkEnd>;
+
+    /// What is to be called, while somebody waits, when this side's application gives memory back. Once.
+    fn on_return(&self, returned: Box<dyn Fn() + Send + Sync>);
+
+    /// How many blocks are with the application or with the peer.
+    ///
+    /// # Errors
+    ///
+    /// The peer wrote nonsense.
+    fn blocks_in_use(&self) -> Result<usize, LinkEnd>;
+}
+
+/// Memory that was lent, while it is filled. Given back when it is dropped.
+pub(crate) trait Fill: Send + Sync {
+    /// What was asked for, at least.
+    fn bytes(&self) -> &[u8];
+
+    /// The same, to be written.
+    fn bytes_mut(&mut self) -> &mut [u8];
+
+    /// The first `len` bytes, which nobody writes any more. The memory is given back when the last handle is dropped and
+    /// the peer has it no more.
+    fn freeze(self: Box<Self>, len: usize) -> Bytes;
+}
