@@ -111,7 +111,8 @@
 //! |---|---|
 //! | describe a service, pin a method's id, run a handler in place | [`service`] |
 //! | start a cell, or be one | [`spawn`], [`cell`], [`Cell`] |
-//! | share memory with a process that was started by somebody else | `shm` |
+//! | share memory with a process that was started by somebody else, and decide which | `shm`, [`Policy`] |
+//! | let a configuration decide over what a service is reached | [`Address`], [`address`] |
 //! | link over sockets, or within a process | [`stream`], [`local`] |
 //! | set limits, and how to wait | [`Settings`], [`Waiting`], [`Options`] |
 //! | give a call a timeout or metadata, or make it from a plain thread | [`Call`] |
@@ -193,6 +194,7 @@ mod conformance;
 mod error;
 mod link;
 mod open;
+mod policy;
 mod rpc;
 #[cfg(target_os = "linux")]
 mod segments;
@@ -212,7 +214,13 @@ pub use error::{ConnectionEnd, LinkEnd, Violation};
 pub use open::cell::{Cell, cell, spawn, spawn_with};
 #[cfg(target_os = "linux")]
 pub use open::shm;
-pub use open::{local, stream};
+#[cfg(unix)]
+pub use open::uds;
+pub use open::{
+    address::{self, Address},
+    local, stream,
+};
+pub use policy::{PeerCredentials, Policy};
 pub use postcard_schema;
 pub use postcard_schema::Schema;
 pub use rpc::{

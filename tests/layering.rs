@@ -26,6 +26,10 @@ const LAYERS: &[Layer] = &[
         forbidden: &["link", "segments", "session", "rpc", "open", "compose", "settings"],
     },
     Layer { place: "src/settings.rs", forbidden: &["link", "segments", "session", "rpc", "open", "compose"] },
+    Layer {
+        place: "src/policy.rs",
+        forbidden: &["link", "segments", "session", "rpc", "open", "compose", "settings"],
+    },
     Layer { place: "src/link", forbidden: &["segments", "session", "rpc", "open", "compose"] },
     Layer {
         place: "src/segments",

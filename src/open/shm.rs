@@ -8,38 +8,38 @@
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! use adjoin::{Options, shm};
 //!
-//! // The one process:
+//! // The one process serves all that come:
 //! let listener = shm::listen("/run/user/1000/thumbnailer.sock")?;
-//! tokio::spawn(async move {
-//!     while let Ok(incoming) = listener.accept().await {
-//!         tokio::spawn(async move {
-//!             if let Ok(connection) = incoming.establish(Options::new()).await {
-//!                 connection.closed().await; // serves until then
-//!             }
-//!         });
-//!     }
-//! });
+//! tokio::spawn(listener.serve(Options::new()));
 //!
 //! // The other:
 //! let connection = shm::connect("/run/user/1000/thumbnailer.sock", Options::new()).await?;
 //! # Ok(()) }
 //! ```
 //!
-//! Both have to run as the same user, in one PID namespace. The side that listens is the host of the segment: its
+//! A path that begins with `@` is an abstract name, which has no file and goes with its listener; everybody in the network
+//! namespace can reach it. (A file of that name is `./@name`.)
+//!
+//! Who may be at the other end is decided, on both sides, by [`Options::policy`](crate::Options::policy): by default
+//! processes of the same user. Both have to be in one PID namespace. The side that listens is the host of the segment: its
 //! settings hold, and the other refuses what it cannot live with.
+//!
+//! Those that have connected and have no link yet are bounded ([`Listener::max_handshakes`]), and each has
+//! [`Settings::handshake_timeout`](crate::Settings::handshake_timeout). Where either side has no descriptors left, both
+//! are told (`DescriptorLimit`), nothing is leaked, and a listener that [serves](Listener::serve) goes on when there are
+//! some again.
 
 use std::{
     io,
-    os::unix::fs::{FileTypeExt, MetadataExt},
     path::{Path, PathBuf},
 };
 
-use rustix::{
-    io::Errno,
-    net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect as connect_socket, socket_with},
-};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::OwnedSemaphorePermit;
 
+use super::{
+    address,
+    unix::{Arrived, Bound, connect as connect_socket, credentials},
+};
 pub use crate::segments::OpenError;
 use crate::{
     rpc::{connection::Connection, options::Options},
@@ -50,23 +50,21 @@ use crate::{
 ///
 /// Dropped, it removes the socket's file.
 #[derive(Debug)]
-pub struct Listener {
-    socket: UnixListener,
-    path: PathBuf,
-    /// The file as it was made: another one in its place is not this one's to remove.
-    file: Option<(u64, u64)>,
-}
+pub struct Listener(Bound);
 
 /// A process that has connected, and has nothing yet. Made by [`Listener::accept`].
 #[derive(Debug)]
 #[must_use = "dropped, it is turned away"]
 pub struct Incoming {
-    socket: UnixStream,
+    socket: tokio::net::UnixStream,
+    /// Given back with this.
+    _place: OwnedSemaphorePermit,
 }
 
-/// Listens on a path. A socket's file that nobody listens on any more is replaced.
+/// Listens on a path, or on an abstract name. A socket's file that nobody listens on any more is replaced.
 ///
-/// Who may connect is decided by the permissions of the path and by [`Incoming::establish`].
+/// Who may connect is decided by the permissions of the path, and by [`Options::policy`](crate::Options::policy) in
+/// [`Incoming::establish`].
 ///
 /// # Errors
 ///
@@ -76,65 +74,44 @@ pub struct Incoming {
 ///
 /// Outside of a tokio runtime with I/O enabled.
 pub fn listen(path: impl Into<PathBuf>) -> io::Result<Listener> {
-    let path = path.into();
-    let socket = match UnixListener::bind(&path) {
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_stale(&path) => {
-            std::fs::remove_file(&path)?;
-            UnixListener::bind(&path)?
-        }
-        bound => bound?,
-    };
-    let file = identity(&path);
-    Ok(Listener { socket, path, file })
-}
-
-/// Whether a path is a socket that nobody listens on.
-fn is_stale(path: &Path) -> bool {
-    // To connect to a file that is no socket is refused, too.
-    if !std::fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket()) {
-        return false;
-    }
-    // Without waiting: somebody who listens, and whose queue is full, would have this thread wait for ever.
-    let kind = (AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK);
-    let (Ok(address), Ok(socket)) = (SocketAddrUnix::new(path), socket_with(kind.0, kind.1, kind.2, None))
-    else {
-        return false;
-    };
-    connect_socket(&socket, &address) == Err(Errno::CONNREFUSED)
-}
-
-fn identity(path: &Path) -> Option<(u64, u64)> {
-    std::fs::metadata(path).ok().map(|file| (file.dev(), file.ino()))
+    Ok(Listener(Bound::listen(path.into())?))
 }
 
 impl Listener {
+    /// How many may have connected and not got their link yet: those that are between [`accept`](Listener::accept) and the
+    /// end of [`Incoming::establish`]. At least 1. Default: 64. More wait in the socket's queue, which the system bounds.
+    #[must_use]
+    pub fn max_handshakes(mut self, handshakes: usize) -> Self {
+        self.0.set_max_handshakes(handshakes);
+        self
+    }
+
     /// Waits for the next process that connects. What follows with it ([`Incoming::establish`]) may take its time: do
     /// it in a task of its own.
     ///
     /// # Errors
     ///
-    /// The system's, as when this process has no more descriptors; the listener can be used further.
+    /// The system's, as when this process has no more descriptors; the listener can be used further. Wait a little before
+    /// that: the one that could not be accepted is still there. ([`serve`](Listener::serve) does.)
     ///
     /// # Cancel safety
     ///
     /// Cancel safe.
     pub async fn accept(&self) -> io::Result<Incoming> {
-        let (socket, _) = self.socket.accept().await?;
-        Ok(Incoming { socket })
+        let Arrived { socket, place } = self.0.accept().await?;
+        Ok(Incoming { socket, _place: place })
+    }
+
+    /// Serves all that come, each with these options, until it is dropped: see
+    /// [`address::Listener::serve`](crate::address::Listener::serve).
+    pub async fn serve(self, options: Options) {
+        address::Listener::from(self).serve(options).await;
     }
 
     /// The path.
     #[must_use]
     pub fn path(&self) -> &Path {
-        &self.path
-    }
-}
-
-impl Drop for Listener {
-    fn drop(&mut self) {
-        if self.file.is_some() && identity(&self.path) == self.file {
-            let _ = std::fs::remove_file(&self.path); // which somebody else may do at the same time
-        }
+        self.0.path()
     }
 }
 
@@ -153,12 +130,13 @@ impl Incoming {
     ///
     /// Outside of a tokio runtime with I/O and time enabled; the link's driver runs on it.
     pub async fn establish(self, options: Options) -> Result<Connection, OpenError> {
-        let parts = offer(self.socket.into_std()?, &options.settings).await?;
+        let peer = credentials(&self.socket)?;
+        let parts = offer(self.socket.into_std()?, peer, &options.policy, &options.settings).await?;
         Ok(Connection::start(parts, &options))
     }
 }
 
-/// Connects to the process that listens on a path, and shares memory with it.
+/// Connects to the process that listens on a path or an abstract name, and shares memory with it.
 ///
 /// # Errors
 ///
@@ -172,7 +150,8 @@ impl Incoming {
 ///
 /// Outside of a tokio runtime with I/O and time enabled; the link's driver runs on it.
 pub async fn connect(path: impl AsRef<Path>, options: Options) -> Result<Connection, OpenError> {
-    let socket = UnixStream::connect(path).await?;
-    let parts = join(socket.into_std()?, &options.settings).await?;
+    let socket = connect_socket(path.as_ref()).await?;
+    let peer = credentials(&socket)?;
+    let parts = join(socket.into_std()?, peer, &options.policy, &options.settings).await?;
     Ok(Connection::start(parts, &options))
 }

@@ -6,7 +6,7 @@ use super::{
     dispatch::ServiceDispatcher,
     incoming::{IncomingConnection, OnConnect},
 };
-use crate::settings::Settings;
+use crate::{policy::Policy, settings::Settings};
 
 /// What one side brings to a link: its settings, and the service that it offers.
 ///
@@ -22,11 +22,18 @@ pub struct Options {
     pub(crate) dispatcher: Option<Arc<dyn ServiceDispatcher>>,
     pub(crate) on_connect: Option<Arc<OnConnect>>,
     pub(crate) introspection: bool,
+    pub(crate) policy: Policy,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { settings: Settings::default(), dispatcher: None, on_connect: None, introspection: true }
+        Options {
+            settings: Settings::default(),
+            dispatcher: None,
+            on_connect: None,
+            introspection: true,
+            policy: Policy::default(),
+        }
     }
 }
 
@@ -68,6 +75,14 @@ impl Options {
     /// that what is offered behind it is told.
     pub fn introspection(mut self, allowed: bool) -> Self {
         self.introspection = allowed;
+        self
+    }
+
+    /// Which processes may be at the other end of a Unix socket, on links that are made by its path: those of
+    /// [`shm`](crate::shm), of [`uds`](crate::uds) and of such an [`Address`](crate::Address). Default: those of the same
+    /// user.
+    pub fn policy(mut self, policy: Policy) -> Self {
+        self.policy = policy;
         self
     }
 }

@@ -18,7 +18,7 @@ use tokio::time::timeout;
 
 use super::{
     bell::Bell,
-    control::Control,
+    control::{Control, is_full},
     death::Peer,
     exit,
     handshake::{self, HandshakeError},
@@ -148,7 +148,11 @@ fn check_credentials(socket: &UnixStream, host: u32) -> Result<(), HandshakeErro
 
 /// Refuses an offer by another process, or with a handle on another.
 pub(super) fn check_host(host: u32, offered: u32, pidfd: &OwnedFd) -> Result<(), HandshakeError> {
-    if offered == host && exit::pid(pidfd) == Some(host) { Ok(()) } else { Err(HandshakeError::NoHost) }
+    match exit::pid(pidfd) {
+        Some(found) if found == host && offered == host => Ok(()),
+        None if is_full(pidfd) => Err(HandshakeError::descriptor_limit()),
+        _ => Err(HandshakeError::NoHost),
+    }
 }
 
 /// Whether the link of this process is taken. A process has one, and descriptors have one owner.

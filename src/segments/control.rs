@@ -19,6 +19,7 @@ use std::{
 
 use rustix::{
     fd::{AsFd, BorrowedFd, OwnedFd},
+    io::{Errno, fcntl_dupfd_cloexec},
     net::{
         RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
         SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
@@ -100,6 +101,9 @@ impl Control {
         while !rest.is_empty() {
             let (read, lost) =
                 self.0.async_io(Interest::READABLE, |socket| receive_some(socket, rest, descriptors)).await?;
+            if lost && is_full(&self.0) {
+                return Err(HandshakeError::descriptor_limit());
+            }
             if lost || descriptors.len() > MOST_DESCRIPTORS {
                 return Err(HandshakeError::TooManyDescriptors { limit: MOST_DESCRIPTORS });
             }
@@ -122,8 +126,13 @@ fn send_some(socket: &OwnedFd, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> 
     Ok(sendmsg(socket.as_fd(), &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL)?)
 }
 
+/// Whether this process can have no further descriptor.
+pub(super) fn is_full(any: impl AsFd) -> bool {
+    matches!(fcntl_dupfd_cloexec(any, 0), Err(Errno::MFILE | Errno::NFILE))
+}
+
 /// One `recvmsg`: how many bytes came, and whether descriptors were lost because there were more than anybody
-/// expects. The kernel closes those.
+/// expects, or than this process can have. The kernel closes those.
 fn receive_some(
     socket: &OwnedFd,
     bytes: &mut [u8],

@@ -18,7 +18,11 @@
 use std::io;
 
 use adjoin_shm_layout::{Geometry, GeometryError, OwnHalf, PeerHalf};
-use rustix::fd::{AsFd, OwnedFd};
+use rustix::{
+    fd::{AsFd, OwnedFd},
+    io::Errno,
+    process::{Resource, getrlimit},
+};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -76,6 +80,12 @@ pub enum HandshakeError {
         /// The most that any has.
         limit: usize,
     },
+    /// Descriptors that the peer sent could not be taken, since this process has as many as it may.
+    #[error("this process has as many descriptors as it may, {limit} (RLIMIT_NOFILE)")]
+    DescriptorLimit {
+        /// How many it may have.
+        limit: u64,
+    },
     /// The process at the other end is not the host, or runs under another user.
     #[error("the other end of the control socket belongs to user {uid}, not to the host's process")]
     Stranger {
@@ -94,6 +104,31 @@ pub enum HandshakeError {
     /// One of the halves is not usable.
     #[error("the shared memory is not usable")]
     Segment(#[from] SegmentError),
+}
+
+impl HandshakeError {
+    /// This process has as many descriptors as it may.
+    pub(super) fn descriptor_limit() -> Self {
+        let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        HandshakeError::DescriptorLimit { limit }
+    }
+
+    /// What the peer is told of it.
+    pub(super) fn refusal(&self) -> PeerRefusal {
+        match self {
+            HandshakeError::DescriptorLimit { .. } => PeerRefusal::Descriptors,
+            HandshakeError::Segment(SegmentError::Create(error)) if is_descriptor_limit(error) => {
+                PeerRefusal::Descriptors
+            }
+            HandshakeError::Segment(_) => PeerRefusal::OwnHalf,
+            _ => PeerRefusal::Message,
+        }
+    }
+}
+
+/// Whether the system refused since this process, or the whole system, has as many descriptors as it may.
+fn is_descriptor_limit(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
 }
 
 /// Errors that mean that the peer went away are that.
@@ -127,6 +162,12 @@ pub enum PeerRefusal {
     /// What it got is not what belongs there; its own error says what.
     #[error("it does not take what it was sent")]
     Message,
+    /// This process is not one that it lets in.
+    #[error("it does not allow this process (its Options::policy)")]
+    NotAllowed,
+    /// It has as many descriptors as it may, and could not take another.
+    #[error("it has as many descriptors as it may (its RLIMIT_NOFILE)")]
+    Descriptors,
 }
 
 /// A limit of a segment.
@@ -244,7 +285,14 @@ pub(super) async fn host(
     geometry: &Geometry,
     host: OwnedFd,
 ) -> Result<Halves, HandshakeError> {
-    let (own, descriptor) = segment::create(geometry)?;
+    let (own, descriptor) = match segment::create(geometry).map_err(HandshakeError::from) {
+        Ok(made) => made,
+        Err(error) => {
+            // The guest may be gone; what is wrong is said to our own caller in any case.
+            let _ = control.send(&FromHost::Refuse(error.refusal()), &[]).await;
+            return Err(error);
+        }
+    };
     let offer = Offer {
         ring_bytes: geometry.ring_bytes,
         channel_slots: geometry.channel_slots,
@@ -254,9 +302,22 @@ pub(super) async fn host(
         arena_bytes: geometry.arena_bytes,
         host: std::process::id(),
     };
-    control.send(&FromHost::Offer(offer), &[descriptor.as_fd(), host.as_fd()]).await?;
+    let offered = control.send(&FromHost::Offer(offer), &[descriptor.as_fd(), host.as_fd()]).await;
+    if let Err(error) = offered {
+        // A guest that does not even look at an offer may have said so.
+        return Err(match control.receive(FromGuest::descriptors).await {
+            Ok((FromGuest::Refuse(refusal), _)) => HandshakeError::Refused(refusal),
+            _ => error,
+        });
+    }
     drop((descriptor, host));
-    let (answer, descriptors) = control.receive(FromGuest::descriptors).await?;
+    let (answer, descriptors) = match control.receive(FromGuest::descriptors).await {
+        Ok(received) => received,
+        Err(error) => {
+            let _ = control.send(&FromHost::Refuse(error.refusal()), &[]).await; // as above
+            return Err(error);
+        }
+    };
     let half = match (answer, <[OwnedFd; 1]>::try_from(descriptors)) {
         (FromGuest::Accept, Ok([half])) => half,
         (FromGuest::Refuse(refusal), _) => return Err(HandshakeError::Refused(refusal)),
@@ -288,7 +349,7 @@ pub(super) async fn guest(
         Ok(received) => received,
         Err(error) => {
             // A host of another version learns from it which one this is.
-            let _ = control.send(&FromGuest::Refuse(PeerRefusal::Message), &[]).await;
+            let _ = control.send(&FromGuest::Refuse(error.refusal()), &[]).await;
             return Err(error);
         }
     };
@@ -316,6 +377,18 @@ pub(super) async fn guest(
         FromHost::Refuse(refusal) => Err(HandshakeError::Refused(refusal)),
         FromHost::Offer(_) => Err(HandshakeError::OutOfOrder),
     }
+}
+
+/// Tells a guest that there will be no segment.
+pub(super) async fn turn_guest_away(control: &Control, why: PeerRefusal) -> Result<(), HandshakeError> {
+    let _ = control.send(&FromHost::Refuse(why), &[]).await; // it may be gone
+    Ok(())
+}
+
+/// Tells a host that its segment is not taken.
+pub(super) async fn turn_host_away(control: &Control, why: PeerRefusal) -> Result<(), HandshakeError> {
+    let _ = control.send(&FromGuest::Refuse(why), &[]).await; // it may be gone
+    Ok(())
 }
 
 impl Offer {

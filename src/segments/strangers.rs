@@ -8,23 +8,24 @@ use std::{io, os::unix::net::UnixStream, time::Duration};
 use adjoin_shm_layout::GeometryError;
 use rustix::{
     fd::OwnedFd,
-    net::{UCred, sockopt},
-    process::{PidfdFlags, geteuid, getpid, pidfd_open},
+    io::Errno,
+    process::{Pid, PidfdFlags, getpid, pidfd_open},
 };
 use tokio::time::timeout;
 
 use super::{
     bell::Bell,
     cell::check_host,
-    control::Control,
+    control::{Control, is_full},
     death::Peer,
     exit,
-    handshake::{self, Halves, HandshakeError},
+    handshake::{self, Halves, HandshakeError, PeerRefusal},
     link,
     spawn::geometry,
 };
 use crate::{
     link::{Parts, Role},
+    policy::{PeerCredentials, Policy},
     settings::Settings,
 };
 
@@ -35,14 +36,9 @@ pub enum OpenError {
     /// A limit in the settings is out of bounds.
     #[error("the settings are impossible")]
     Settings(#[source] GeometryError),
-    /// The process at the other end runs under another user.
-    #[error("the peer's process runs as user {uid}, this one as user {own}")]
-    Stranger {
-        /// Its user.
-        uid: u32,
-        /// The user of this process.
-        own: u32,
-    },
+    /// [`Options::policy`](crate::Options::policy) does not allow the process at the other end.
+    #[error("{0} is not allowed here (Options::policy)")]
+    NotAllowed(PeerCredentials),
     /// The process at the other end is gone, or this one cannot see it: it runs in another PID namespace.
     #[error("the peer's process is gone, or in a PID namespace of its own")]
     NoProcess,
@@ -65,16 +61,32 @@ pub enum OpenError {
 /// # Cancel safety
 ///
 /// None: dropped before it is done, the socket is gone.
-pub(crate) async fn offer(socket: UnixStream, settings: &Settings) -> Result<Parts, OpenError> {
+pub(crate) async fn offer(
+    socket: UnixStream,
+    peer: PeerCredentials,
+    policy: &Policy,
+    settings: &Settings,
+) -> Result<Parts, OpenError> {
     let geometry = geometry(settings);
     geometry.validate().map_err(OpenError::Settings)?;
-    let (id, pidfd) = peer(&socket)?;
-    let host = pidfd_open(getpid(), PidfdFlags::NONBLOCK).map_err(io::Error::from)?;
     let control = Control::new(socket)?;
+    let prepared = allowed(&peer, policy).and_then(|()| {
+        let (id, pidfd) = process(&peer)?;
+        Ok((id, pidfd, open_pidfd(getpid())?))
+    });
+    let (id, pidfd, host) = match prepared {
+        Ok(prepared) => prepared,
+        Err(error) => {
+            in_time(settings, handshake::turn_guest_away(&control, error.refusal())).await?;
+            return Err(error);
+        }
+    };
     let halves = in_time(settings, handshake::host(&control, &geometry, host)).await?;
     // Its id may have been another process's by the time that the handle was opened; but then that one has not answered.
-    if exit::pid(&pidfd) != Some(id) {
-        return Err(OpenError::NoProcess);
+    match exit::pid(&pidfd) {
+        Some(found) if found == id => {}
+        None if is_full(&pidfd) => return Err(HandshakeError::descriptor_limit().into()),
+        _ => return Err(OpenError::NoProcess),
     }
     parts(halves, control, pidfd, Role::Acceptor, settings)
 }
@@ -84,23 +96,53 @@ pub(crate) async fn offer(socket: UnixStream, settings: &Settings) -> Result<Par
 /// # Cancel safety
 ///
 /// None: dropped before it is done, the socket is gone.
-pub(crate) async fn join(socket: UnixStream, settings: &Settings) -> Result<Parts, OpenError> {
-    let (id, _) = peer(&socket)?;
+pub(crate) async fn join(
+    socket: UnixStream,
+    peer: PeerCredentials,
+    policy: &Policy,
+    settings: &Settings,
+) -> Result<Parts, OpenError> {
     let control = Control::new(socket)?;
+    let id = match allowed(&peer, policy).and_then(|()| process(&peer)) {
+        Ok((id, _)) => id,
+        Err(error) => {
+            in_time(settings, handshake::turn_host_away(&control, error.refusal())).await?;
+            return Err(error);
+        }
+    };
     let agreed = handshake::guest(&control, |offered, pidfd| check_host(id, offered, pidfd));
     let (halves, pidfd) = in_time(settings, agreed).await?;
     parts(halves, control, pidfd, Role::Initiator, settings)
 }
 
-/// The process at the other end of a socket, which has to be of the same user.
-fn peer(socket: &UnixStream) -> Result<(u32, OwnedFd), OpenError> {
-    let UCred { pid, uid, .. } = sockopt::socket_peercred(socket).map_err(io::Error::from)?;
-    let own = geteuid();
-    if uid != own {
-        return Err(OpenError::Stranger { uid: uid.as_raw(), own: own.as_raw() });
+fn allowed(peer: &PeerCredentials, policy: &Policy) -> Result<(), OpenError> {
+    if policy.allows(peer) { Ok(()) } else { Err(OpenError::NotAllowed(*peer)) }
+}
+
+impl OpenError {
+    /// What the peer is told of it.
+    fn refusal(&self) -> PeerRefusal {
+        match self {
+            OpenError::NotAllowed(_) => PeerRefusal::NotAllowed,
+            OpenError::Handshake(error) => error.refusal(),
+            _ => PeerRefusal::Message,
+        }
     }
-    let pidfd = pidfd_open(pid, PidfdFlags::NONBLOCK).map_err(|_| OpenError::NoProcess)?;
-    Ok((pid.as_raw_nonzero().get().unsigned_abs(), pidfd))
+}
+
+/// The process at the other end of a socket.
+fn process(peer: &PeerCredentials) -> Result<(u32, OwnedFd), OpenError> {
+    let id = peer.pid.ok_or(OpenError::NoProcess)?;
+    let pid = i32::try_from(id).ok().and_then(Pid::from_raw).ok_or(OpenError::NoProcess)?;
+    Ok((id, open_pidfd(pid)?))
+}
+
+fn open_pidfd(pid: Pid) -> Result<OwnedFd, OpenError> {
+    pidfd_open(pid, PidfdFlags::NONBLOCK).map_err(|error| match error {
+        Errno::MFILE | Errno::NFILE => HandshakeError::descriptor_limit().into(),
+        Errno::SRCH => OpenError::NoProcess,
+        error => OpenError::Io(error.into()),
+    })
 }
 
 async fn in_time<T>(

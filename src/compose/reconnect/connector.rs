@@ -5,7 +5,7 @@ use std::{error::Error, fmt, future::Future, pin::Pin, sync::Arc};
 use tokio::net::{TcpStream, ToSocketAddrs};
 
 use crate::{
-    open::stream,
+    open::{address::Address, stream},
     rpc::{connection::Connection, options::Options},
 };
 
@@ -89,6 +89,15 @@ impl From<Connection> for Established {
 impl fmt::Debug for Established {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Established").field("connection", &self.connection).finish_non_exhaustive()
+    }
+}
+
+/// Connects to whatever an address names.
+pub fn address(address: Address, options: Options) -> impl Connector {
+    let address = Arc::new(address);
+    move || {
+        let (address, options) = (Arc::clone(&address), options.clone());
+        async move { crate::open::address::connect(&address, options).await }
     }
 }
 

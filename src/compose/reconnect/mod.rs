@@ -36,6 +36,7 @@
 //!
 //! | connector | makes |
 //! |---|---|
+//! | [`address`] | links over whatever an [`Address`](crate::Address) names |
 //! | [`uds`] | links over a Unix socket, by its path |
 //! | [`tcp`] | links over TCP |
 //! | `shm` | shared memory with the process that listens on a path (Linux) |
@@ -94,7 +95,7 @@ pub use self::{
     backoff::Backoff,
     budget::RetryBudget,
     builder::Builder,
-    connector::{ConnectFailure, Connecting, Connector, Established, tcp},
+    connector::{ConnectFailure, Connecting, Connector, Established, address, tcp},
     state::{State, Watch},
 };
 use crate::rpc::{
