@@ -110,7 +110,7 @@
 //! | to | see |
 //! |---|---|
 //! | describe a service, pin a method's id, run a handler in place | [`service`] |
-//! | start a cell, or be one | [`spawn`], [`cell`], [`Cell`] |
+//! | start a cell, or be one | [`spawn`], [`Launch`], [`cell`], [`Cell`] |
 //! | share memory with a process that was started by somebody else, and decide which | `shm`, [`Policy`] |
 //! | let a configuration decide over what a service is reached | [`Address`], [`address`] |
 //! | link over sockets, or within a process | [`stream`], [`local`] |
@@ -125,6 +125,7 @@
 //! | trace calls over several processes | `trace` |
 //! | pass calls on to another process, unread | [`proxy`], [`IncomingRequest::forward`] |
 //! | go on calling when the link has ended | [`reconnect`] |
+//! | have a cell started when it is needed, and again when it crashes | `supervise` |
 //! | open further connections on a link, each with a service of its own | [`Connection::connect`], [`Options::on_connect`] |
 //! | repeat a call whose outcome is not known, and have it run once | [`Call::with_nonce`], [`Deduplicate`] |
 //! | learn why the peer does not know a method, or what it offers | [`Connection::explain`], [`Connection::describe`] |
@@ -174,7 +175,7 @@
 //!
 //! # Platforms
 //!
-//! Shared memory needs Linux 5.16 or newer, for `futex_waitv`. On other systems `spawn`, `spawn_with`, `cell`,
+//! Shared memory needs Linux 5.16 or newer, for `futex_waitv`. On other systems `spawn`, `Launch`, `cell`,
 //! `Cell`, `shm`, their errors and `handshake` do not exist, so that what needs them does not compile; calls and
 //! streams over sockets and within a process are all there.
 //!
@@ -202,6 +203,8 @@ mod session;
 mod settings;
 mod strict;
 
+#[cfg(target_os = "linux")]
+pub use compose::supervise;
 #[cfg(feature = "tracing")]
 pub use compose::trace;
 pub use compose::{
@@ -211,7 +214,7 @@ pub use compose::{
 };
 pub use error::{ConnectionEnd, LinkEnd, Violation};
 #[cfg(target_os = "linux")]
-pub use open::cell::{Cell, cell, spawn, spawn_with};
+pub use open::cell::{Cell, Launch, cell, spawn};
 #[cfg(target_os = "linux")]
 pub use open::shm;
 #[cfg(unix)]
@@ -247,7 +250,7 @@ pub use rpc::{
     wire::{Arguments, Value},
 };
 #[cfg(target_os = "linux")]
-pub use segments::{AttachError, CellStderr, SpawnError};
+pub use segments::{AttachError, CellOutput, SpawnError};
 pub use session::metadata::{Metadata, MetadataError, MetadataValue};
 pub use settings::{Settings, Waiting};
 pub use strict::DecodeError;

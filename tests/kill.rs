@@ -229,7 +229,9 @@ fn host_entry() {
         command.env(ROLE, "orphan");
         let options =
             Options::new().settings(settings()).serve(SuiteDispatcher::new(SuiteService::default()));
-        let cell = adjoin::spawn(command, options).await.unwrap();
+        // It looks, when its host is gone, at what it still has.
+        let launch = adjoin::Launch::new(command).outlives_host(true);
+        let cell = launch.spawn(options).await.unwrap();
         cell.connection().closed().await;
     });
 }

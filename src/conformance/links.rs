@@ -206,13 +206,13 @@ impl Ground {
     #[cfg(target_os = "linux")]
     async fn open_segment(self, options: &Options) -> (Connection, Peer, Process) {
         use super::peer::puppet::{GUEST, PuppetPeer};
-        use crate::segments::{CellStderr, geometry, launch, pair_for_test};
+        use crate::segments::{Manner, geometry, launch, pair_for_test};
         if self.role == Role::Initiator {
             let (host, guest) = pair_for_test(&geometry(&options.settings), options.settings.waiting).await;
             return (Connection::start(guest, options), Peer::End(EndPeer::new(host)), Process::None);
         }
         let (command, puppet) = PuppetPeer::command(GUEST);
-        let launched = launch(command, &options.settings, CellStderr::Forward).await;
+        let launched = launch(command, &options.settings, &Manner::default()).await;
         let (parts, process) = launched.expect("the puppet attaches");
         (Connection::start(parts, options), Peer::Puppet(puppet), Process::Puppet(process))
     }

@@ -41,8 +41,7 @@ use crate::{
         tx::channel,
     },
     segments::{
-        AttachError, CellStderr, HandshakeError, PeerRefusal, SegmentLimit, SpawnError, attach, geometry,
-        launch,
+        AttachError, HandshakeError, Manner, PeerRefusal, SegmentLimit, SpawnError, attach, geometry, launch,
     },
     settings::Settings,
 };
@@ -156,7 +155,7 @@ fn link() -> UnixStream {
 /// Our side as the host of a puppet that plays this role.
 async fn host_of(role: &str) -> SpawnError {
     let (command, _puppet) = PuppetPeer::command(role);
-    launch(command, &settings(), CellStderr::Forward).await.map(drop).expect_err("they do not agree")
+    launch(command, &settings(), &Manner::default()).await.map(drop).expect_err("they do not agree")
 }
 
 /// Our side as the guest, in a process of its own, of a host that says this and nothing more: what our side said

@@ -2,18 +2,21 @@
 
 use std::{
     io,
+    path::Path,
     process::{Command, ExitStatus},
+    sync::Arc,
     time::Duration,
 };
 
 use crate::{
     rpc::{connection::Connection, options::Options},
-    segments::{AttachError, CellStderr, Process, SpawnError, attach, launch},
+    segments::{AttachError, CellOutput, Manner, Process, SpawnError, attach, launch},
 };
 
 /// Starts a cell, and returns when it serves: when it has called [`cell`], not when it merely runs.
 ///
-/// What the cell writes to its stderr goes to this process's; [`spawn_with`] can change that.
+/// What the cell writes to its stderr goes to this process's; it leads a process group of its own, and dies with this
+/// process. [`Launch`] can change that.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -38,25 +41,94 @@ use crate::{
 ///
 /// Outside of a tokio runtime with I/O and time enabled; the link's driver runs on it.
 pub async fn spawn(command: Command, options: Options) -> Result<Cell, SpawnError> {
-    spawn_with(command, options, CellStderr::default()).await
+    Launch::new(command).spawn(options).await
 }
 
-/// [`spawn`], with a choice of what becomes of the cell's stderr.
+/// How a cell is started: [`spawn`] with choices.
 ///
-/// # Errors
+/// ```no_run
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use adjoin::{CellOutput, Launch, Options};
+/// use std::process::Command;
 ///
-/// As [`spawn`].
-///
-/// # Cancel safety
-///
-/// As [`spawn`].
-///
-/// # Panics
-///
-/// As [`spawn`].
-pub async fn spawn_with(command: Command, options: Options, stderr: CellStderr) -> Result<Cell, SpawnError> {
-    let (parts, process) = launch(command, &options.settings, stderr).await?;
-    Ok(Cell { connection: Connection::start(parts, &options), process })
+/// let launch = Launch::new(Command::new("./thumbnailer"))
+///     .name("thumbnails")
+///     .stdout(CellOutput::Null)
+///     .stderr(CellOutput::Events); // lines, as events of `tracing` with the cell's name
+/// let cell = launch.spawn(Options::new()).await?;
+/// # Ok(()) }
+/// ```
+#[derive(Debug)]
+#[must_use = "it starts nothing until it is told to spawn"]
+pub struct Launch {
+    command: Command,
+    manner: Manner,
+}
+
+impl Launch {
+    /// Starts this program.
+    pub fn new(command: Command) -> Self {
+        let program = Path::new(command.get_program());
+        let name = program.file_name().unwrap_or(program.as_os_str()).to_string_lossy();
+        let manner = Manner { name: name.as_ref().into(), ..Manner::default() };
+        Launch { command, manner }
+    }
+
+    /// What errors and events call the cell. Default: the program's file name.
+    pub fn name(mut self, name: impl Into<Arc<str>>) -> Self {
+        self.manner.name = name.into();
+        self
+    }
+
+    /// What becomes of what the cell writes to its stdout. Default: [`CellOutput::Inherit`].
+    pub fn stdout(mut self, output: CellOutput) -> Self {
+        self.manner.stdout = output;
+        self
+    }
+
+    /// What becomes of what the cell writes to its stderr. Default: [`CellOutput::Forward`].
+    pub fn stderr(mut self, output: CellOutput) -> Self {
+        self.manner.stderr = output;
+        self
+    }
+
+    /// Whether the cell leads a process group of its own. Default: yes. Then all of the group is killed with the cell, and
+    /// when the cell has ended: what it has started, unless that has made itself a group or a session of its own. Signals
+    /// of a terminal (Ctrl-C) go to the host alone.
+    pub fn own_group(mut self, own: bool) -> Self {
+        self.manner.group = own;
+        self
+    }
+
+    /// Whether the cell goes on when this process dies, however it dies. Default: no. Then what it has started is killed at
+    /// once, as far as it is in the cell's group, and the cell itself, with whatever is left of that, after half a second,
+    /// in which it can notice the end of its link and come to its own. The cell sees to that, so it must have attached; one
+    /// that has not finds no host to attach to.
+    ///
+    /// A cell that goes on may: its link is at an end.
+    pub fn outlives_host(mut self, outlives: bool) -> Self {
+        self.manner.outlives_host = outlives;
+        self
+    }
+
+    /// Starts the cell, and returns when it serves.
+    ///
+    /// # Errors
+    ///
+    /// As [`spawn`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`spawn`].
+    ///
+    /// # Panics
+    ///
+    /// As [`spawn`].
+    pub async fn spawn(self, options: Options) -> Result<Cell, SpawnError> {
+        let (parts, process) = launch(self.command, &options.settings, &self.manner).await?;
+        let connection = Connection::start(parts, &options);
+        Ok(Cell { connection, process, name: self.manner.name })
+    }
 }
 
 /// A cell that was [spawned](spawn): its process, and the connection to it.
@@ -68,9 +140,16 @@ pub async fn spawn_with(command: Command, options: Options, stderr: CellStderr) 
 pub struct Cell {
     connection: Connection,
     process: Process,
+    name: Arc<str>,
 }
 
 impl Cell {
+    /// What errors and events call it.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// The connection to the cell.
     #[must_use]
     pub fn connection(&self) -> &Connection {
@@ -88,7 +167,7 @@ impl Cell {
         self.process.id()
     }
 
-    /// Kills the process with SIGKILL. Everything open on its link fails with
+    /// Kills the process with SIGKILL, and all of its group. Everything open on its link fails with
     /// [`LinkEnd::Killed`](crate::LinkEnd::Killed).
     ///
     /// # Errors

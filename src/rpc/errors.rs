@@ -67,6 +67,15 @@ pub enum CallError<E = Never> {
         /// How the link ended.
         end: LinkEnd,
     },
+    /// A cell that is supervised (`supervise`) ended while the call was in flight, and the call was not made again, since it
+    /// may have run.
+    #[error("the cell `{cell}` ended, and whether the call ran is unknown: {end}")]
+    CellEnded {
+        /// Its name.
+        cell: std::sync::Arc<str>,
+        /// How its link ended.
+        end: LinkEnd,
+    },
     /// There is no connection, and none could be made; nothing was sent.
     #[error("no connection after {attempts} attempts: {why}")]
     Unconnected {
@@ -103,6 +112,7 @@ impl CallError {
             CallError::Rejected { reason } => CallError::Rejected { reason },
             CallError::UpstreamEnded { reason } => CallError::UpstreamEnded { reason },
             CallError::OutcomeUnknown { end } => CallError::OutcomeUnknown { end },
+            CallError::CellEnded { cell, end } => CallError::CellEnded { cell, end },
             CallError::Unconnected { attempts, why } => CallError::Unconnected { attempts, why },
             CallError::TimedOut { after } => CallError::TimedOut { after },
             CallError::InvalidResponse(why) => CallError::InvalidResponse(why),

@@ -238,7 +238,7 @@ fn fail(error: CallError, responder: Responder) -> Outcome {
         CallError::Refused(_) | CallError::Rejected { .. } | CallError::Unconnected { .. } => {
             responder.cancel(&Reason::Rejected(error.to_string()));
         }
-        CallError::Ended(end) | CallError::OutcomeUnknown { end } => {
+        CallError::Ended(end) | CallError::OutcomeUnknown { end } | CallError::CellEnded { end, .. } => {
             responder.cancel(&Reason::UpstreamEnded(end.to_string()));
         }
         _ => responder.refuse(Verdict::Cancelled),

@@ -20,10 +20,10 @@ use super::{
     bell::Bell,
     control::{Control, is_full},
     death::Peer,
-    exit,
+    exit, guard,
     handshake::{self, HandshakeError},
     link,
-    spawn::LINK_VARIABLE,
+    spawn::{LINK_VARIABLE, STAYS},
 };
 use crate::{
     link::{Parts, Role},
@@ -87,7 +87,7 @@ pub enum AttachError {
 ///
 /// Outside of a tokio runtime with I/O and time enabled.
 pub(crate) async fn attach(settings: &Settings) -> Result<Parts, AttachError> {
-    let (descriptor, host) =
+    let (descriptor, host, stays) =
         invitation(env::var(LINK_VARIABLE).ok().as_deref()).ok_or(AttachError::NotACell)?;
     let parent = getppid().map(|pid| pid.as_raw_nonzero().get().unsigned_abs());
     if parent != Some(host) {
@@ -103,15 +103,20 @@ pub(crate) async fn attach(settings: &Settings) -> Result<Parts, AttachError> {
     let after = settings.handshake_timeout;
     let agreed = handshake::guest(&control, |offered, pidfd| check_host(host, offered, pidfd));
     let (halves, pidfd) = timeout(after, agreed).await.map_err(|_| AttachError::Timeout { after })??;
+    if !stays {
+        guard::start(&pidfd)?;
+    }
     let bell = Bell::new(control.into_socket());
-    Ok(link::parts(halves, bell, Peer::other(pidfd)?, Role::Initiator, settings.into())?)
+    Ok(link::parts(halves, bell, Peer::host(pidfd)?, Role::Initiator, settings.into())?)
 }
 
-/// Reads what the host put into the environment.
-fn invitation(variable: Option<&str>) -> Option<(RawFd, u32)> {
-    let (descriptor, host) = variable?.split_once(':')?;
+/// Reads what the host put into the environment: the descriptor, the host, and whether this process outlives it.
+fn invitation(variable: Option<&str>) -> Option<(RawFd, u32, bool)> {
+    let variable = variable?;
+    let (numbers, stays) = variable.strip_suffix(STAYS).map_or((variable, false), |numbers| (numbers, true));
+    let (descriptor, host) = numbers.split_once(':')?;
     let (descriptor, host) = (descriptor.parse().ok()?, host.parse().ok()?);
-    (descriptor >= 0 && host > 0).then_some((descriptor, host))
+    (descriptor >= 0 && host > 0).then_some((descriptor, host, stays))
 }
 
 /// Takes the descriptor if it is a connected Unix stream socket, and keeps it from the programs that this one
@@ -164,7 +169,8 @@ mod tests {
 
     #[test]
     fn only_a_descriptor_and_a_process_are_an_invitation() {
-        assert_eq!(invitation(Some("7:1234")), Some((7, 1234)));
+        assert_eq!(invitation(Some("7:1234")), Some((7, 1234, false)));
+        assert_eq!(invitation(Some("7:1234:stays")), Some((7, 1234, true)));
         for nonsense in
             [None, Some(""), Some("7"), Some("7:"), Some("-1:3"), Some("7:0"), Some("a:b"), Some("1:2:3")]
         {

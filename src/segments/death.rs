@@ -17,7 +17,7 @@ use tokio::{io::unix::AsyncFd, time::Sleep};
 use super::{
     bell::{Bell, Heard},
     exit::{self, GRACE, GRACES},
-    poller, process,
+    guard, poller, process,
 };
 use crate::{error::LinkEnd, link::Watcher};
 
@@ -26,7 +26,9 @@ use crate::{error::LinkEnd, link::Watcher};
 pub(super) enum Peer {
     /// A cell, which is our child.
     Child(Arc<process::Shared>),
-    /// A host, or any process that is not our child, by its pidfd.
+    /// The host that has started this process, by its pidfd.
+    Host(AsyncFd<OwnedFd>),
+    /// Any other process, by its pidfd.
     Other(AsyncFd<OwnedFd>),
 }
 
@@ -100,11 +102,16 @@ impl Peer {
         Ok(Peer::Other(poller::register(pidfd)?))
     }
 
+    /// Watches the host that has started this process.
+    pub(super) fn host(pidfd: OwnedFd) -> std::io::Result<Self> {
+        Ok(Peer::Host(poller::register(pidfd)?))
+    }
+
     /// Its process id, as this process sees it. The system may give it to another once it has ended.
     pub(super) fn pid(&self) -> Option<Pid> {
         let pid = match self {
             Peer::Child(child) => Some(child.id()),
-            Peer::Other(pidfd) => exit::pid(pidfd),
+            Peer::Host(pidfd) | Peer::Other(pidfd) => exit::pid(pidfd),
         };
         Pid::from_raw(pid?.cast_signed())
     }
@@ -113,7 +120,7 @@ impl Peer {
     fn is_ending(&self) -> bool {
         match self {
             Peer::Child(child) => exit::is_ending(child.pidfd()),
-            Peer::Other(pidfd) => exit::is_ending(pidfd),
+            Peer::Host(pidfd) | Peer::Other(pidfd) => exit::is_ending(pidfd),
         }
     }
 
@@ -123,8 +130,11 @@ impl Peer {
             Peer::Child(child) => {
                 child.poll_ended(cx).map(|status| status.map_or(LinkEnd::Gone, exit::link_end))
             }
-            Peer::Other(pidfd) => {
+            Peer::Host(pidfd) | Peer::Other(pidfd) => {
                 let _ready = ready!(pidfd.poll_read_ready(cx));
+                if let Peer::Host(_) = self {
+                    guard::host_is_gone(); // before anybody hears of it
+                }
                 Poll::Ready(exit::status(pidfd).map_or(LinkEnd::Gone, exit::link_end))
             }
         }

@@ -7,8 +7,8 @@
 //! |---|---|
 //! | `segment`, `mapping`, `seals` | our half made and sealed, the peer's checked before it is mapped |
 //! | `control`, `handshake` | messages with descriptors over a socket; how two sides agree |
-//! | `spawn`, `process`, `stderr` | a host starts a cell, owns its process, and shows what it complains of |
-//! | `cell` | a cell finds its host |
+//! | `spawn`, `process`, `output` | a host starts a cell, owns its process, and shows what it writes |
+//! | `cell`, `guard` | a cell finds its host, and dies with it |
 //! | `strangers` | two processes that found each other by a path |
 //! | `link` | two halves and a socket become a [`Parts`](crate::link::Parts) |
 //! | `sender`, `receiver`, `frame`, `credit`, `spin` | the parts of a link |
@@ -51,10 +51,12 @@ mod death;
 mod exit;
 mod frame;
 mod futex;
+mod guard;
 mod handshake;
 mod lending;
 mod link;
 mod mapping;
+mod output;
 mod poller;
 mod process;
 mod receiver;
@@ -63,14 +65,14 @@ mod segment;
 mod sender;
 mod spawn;
 mod spin;
-mod stderr;
 mod strangers;
 
 pub use cell::AttachError;
 pub use handshake::{HandshakeError, PeerRefusal, SegmentLimit};
+pub use output::CellOutput;
 pub use seals::Seal;
 pub use segment::SegmentError;
-pub use spawn::{CellStderr, SpawnError};
+pub use spawn::SpawnError;
 
 pub(crate) use cell::attach;
 #[cfg(test)]
@@ -78,6 +80,6 @@ pub(crate) use link::tests::pair_for_test;
 pub(crate) use process::Process;
 #[cfg(test)]
 pub(crate) use spawn::geometry;
-pub(crate) use spawn::launch;
+pub(crate) use spawn::{Manner, launch};
 pub use strangers::OpenError;
 pub(crate) use strangers::{join, offer};

@@ -14,7 +14,10 @@ use std::{
 
 use rustix::{
     fd::{AsFd, BorrowedFd, OwnedFd},
-    process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
+    process::{
+        Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_open, pidfd_send_signal,
+        waitid,
+    },
 };
 use tokio::{io::unix::AsyncFd, runtime::Handle, time::timeout};
 
@@ -36,14 +39,16 @@ pub(super) struct Shared {
     id: u32,
     pidfd: AsyncFd<OwnedFd>,
     child: Mutex<Child>,
+    /// It leads a process group, which ends with it.
+    group: bool,
 }
 
 impl Process {
     /// Takes a child that nobody has waited for. On an error it is killed and reaped.
-    pub(super) fn new(mut child: Child) -> io::Result<Self> {
+    pub(super) fn new(mut child: Child, group: bool) -> io::Result<Self> {
         match Shared::handle(&child) {
             Ok(pidfd) => {
-                let shared = Arc::new(Shared { id: child.id(), pidfd, child: Mutex::new(child) });
+                let shared = Arc::new(Shared { id: child.id(), pidfd, child: Mutex::new(child), group });
                 Ok(Process { shared, runtime: Handle::current() })
             }
             Err(error) => {
@@ -60,7 +65,7 @@ impl Process {
         self.shared.id
     }
 
-    /// Kills it by SIGKILL. Nothing happens if it has ended.
+    /// Kills it by SIGKILL, and its process group with it. Nothing happens if it has ended.
     ///
     /// # Errors
     ///
@@ -158,7 +163,12 @@ impl Shared {
 
     /// Its status, if it has ended. Never waits. One system call until it is known, and then none.
     fn try_reap(&self) -> io::Result<Option<ExitStatus>> {
-        let waited = self.child.lock().unwrap_or_else(PoisonError::into_inner).try_wait();
+        let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.group && self.look() == Ok(true) {
+            self.kill_group();
+        }
+        let waited = child.try_wait();
+        drop(child);
         match waited {
             // Something else waits for all children of this process, or it ignores SIGCHLD: ask the system.
             Err(error) if error.raw_os_error() == Some(rustix::io::Errno::CHILD.raw_os_error()) => {
@@ -168,7 +178,27 @@ impl Shared {
         }
     }
 
+    /// Whether it has ended; an error if it was reaped. Reaps nothing.
+    fn look(&self) -> rustix::io::Result<bool> {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        waitid(WaitId::PidFd(self.pidfd.as_fd()), options).map(|ended| ended.is_some())
+    }
+
+    /// Kills the group, or what is left of it. Before its leader is reaped: until then nobody else gets their number.
+    fn kill_group(&self) {
+        if let Some(group) = Pid::from_raw(self.id.cast_signed()) {
+            let _ = kill_process_group(group, Signal::KILL); // nobody may be left
+        }
+    }
+
     fn kill(&self) -> io::Result<()> {
+        if self.group {
+            // Under the lock, so that nobody reaps it meanwhile.
+            let _unreaped = self.child.lock().unwrap_or_else(PoisonError::into_inner);
+            if self.look().is_ok() {
+                self.kill_group();
+            }
+        }
         match pidfd_send_signal(self.pidfd.as_fd(), Signal::KILL) {
             Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
             Err(error) => Err(error.into()),

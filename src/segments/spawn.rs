@@ -10,7 +10,8 @@ use std::{
     ffi::OsString,
     io,
     os::unix::{net::UnixStream, process::CommandExt},
-    process::{Command, ExitStatus, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::Arc,
     time::Duration,
 };
 
@@ -28,26 +29,37 @@ use super::{
     death::Peer,
     handshake::{self, HandshakeError},
     link,
+    output::{CellOutput, Output, Stream},
     process::{Either, Process, race},
-    stderr::Stderr,
 };
 use crate::{
     link::{Parts, Role},
     settings::Settings,
 };
 
-/// What becomes of the stderr of a cell.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum CellStderr {
-    /// It is shown on the host's stderr as it comes, and its end is part of the error if the cell does not
-    /// come to serve.
-    #[default]
-    Forward,
-    /// It goes where the command says, by default to the host's stderr. Errors cannot quote it.
-    Inherit,
-    /// It goes nowhere.
-    Null,
+/// How a cell is started.
+#[derive(Clone, Debug)]
+pub(crate) struct Manner {
+    /// What the host calls it.
+    pub(crate) name: Arc<str>,
+    pub(crate) stdout: CellOutput,
+    pub(crate) stderr: CellOutput,
+    /// It leads a process group of its own, which ends with it.
+    pub(crate) group: bool,
+    /// It goes on when its host dies.
+    pub(crate) outlives_host: bool,
+}
+
+impl Default for Manner {
+    fn default() -> Self {
+        Manner {
+            name: "cell".into(),
+            stdout: CellOutput::Inherit,
+            stderr: CellOutput::Forward,
+            group: true,
+            outlives_host: false,
+        }
+    }
 }
 
 /// Why a cell could not be started.
@@ -67,24 +79,30 @@ pub enum SpawnError {
         source: io::Error,
     },
     /// The cell ended before it served.
-    #[error("the cell ended before it served ({status}){}", Quote(stderr))]
+    #[error("the cell `{cell}` ended before it served ({status}){}", Quote(stderr))]
     Exited {
+        /// What the host calls it.
+        cell: Arc<str>,
         /// How it ended.
         status: ExitStatus,
         /// The end of what it wrote to stderr.
         stderr: String,
     },
     /// The cell did not come to serve in time. It was killed.
-    #[error("the cell did not serve within {after:?}{}", Quote(stderr))]
+    #[error("the cell `{cell}` did not serve within {after:?}{}", Quote(stderr))]
     Timeout {
+        /// What the host calls it.
+        cell: Arc<str>,
         /// How long it was given: [`Settings::handshake_timeout`].
         after: Duration,
         /// The end of what it wrote to stderr.
         stderr: String,
     },
     /// The cell runs, but the two did not agree. It was killed.
-    #[error("the cell did not attach{}", Quote(stderr))]
+    #[error("the cell `{cell}` did not attach{}", Quote(stderr))]
     Handshake {
+        /// What the host calls it.
+        cell: Arc<str>,
         /// On what they did not agree.
         #[source]
         source: HandshakeError,
@@ -125,12 +143,13 @@ impl std::fmt::Display for Quote<'_> {
 pub(crate) async fn launch(
     command: Command,
     settings: &Settings,
-    stderr: CellStderr,
+    manner: &Manner,
 ) -> Result<(Parts, Process), SpawnError> {
     let geometry = geometry(settings);
     geometry.validate().map_err(SpawnError::Settings)?;
     let host = pidfd_open(getpid(), PidfdFlags::NONBLOCK).map_err(io::Error::from)?;
-    let (socket, process, stderr) = start(command, stderr)?;
+    let (socket, process, stderr) = start(command, manner)?;
+    let cell = Arc::clone(&manner.name);
     let control = Control::new(socket)?;
     let shared = process.shared();
     let agreed =
@@ -148,30 +167,30 @@ pub(crate) async fn launch(
         }
         Ok(Either::Left(Err(source))) => source,
         Ok(Either::Right(status)) => {
-            return Err(SpawnError::Exited { status: status?, stderr: stderr.tail().await });
+            return Err(SpawnError::Exited { cell, status: status?, stderr: stderr.tail().await });
         }
         Err(_) => {
             end(&process).await?;
             let stderr = stderr.tail().await;
-            return Err(SpawnError::Timeout { after: settings.handshake_timeout, stderr });
+            return Err(SpawnError::Timeout { cell, after: settings.handshake_timeout, stderr });
         }
     };
-    Err(failed(source, &process, stderr).await)
+    Err(failed(cell, source, &process, stderr).await)
 }
 
 /// What to say of a handshake that failed: a cell that ends is said to have ended, since the socket tells of
 /// it first.
-async fn failed(source: HandshakeError, process: &Process, stderr: Stderr) -> SpawnError {
+async fn failed(cell: Arc<str>, source: HandshakeError, process: &Process, stderr: Output) -> SpawnError {
     let ends = matches!(source, HandshakeError::Closed | HandshakeError::Refused(_));
     if ends && let Some(status) = process.shared().ends_soon().await {
         let stderr = stderr.tail().await;
         return match source {
-            HandshakeError::Closed => SpawnError::Exited { status, stderr },
-            source => SpawnError::Handshake { source, stderr },
+            HandshakeError::Closed => SpawnError::Exited { cell, status, stderr },
+            source => SpawnError::Handshake { cell, source, stderr },
         };
     }
     match end(process).await {
-        Ok(()) => SpawnError::Handshake { source, stderr: stderr.tail().await },
+        Ok(()) => SpawnError::Handshake { cell, source, stderr: stderr.tail().await },
         Err(error) => SpawnError::Io(error),
     }
 }
@@ -184,26 +203,44 @@ async fn end(process: &Process) -> io::Result<()> {
 
 /// Starts the process with its end of the socket, and gives ours. Blocks for as long as the system takes to
 /// start a program.
-fn start(mut command: Command, stderr: CellStderr) -> Result<(UnixStream, Process, Stderr), SpawnError> {
+fn start(mut command: Command, manner: &Manner) -> Result<(UnixStream, Process, Output), SpawnError> {
     let (ours, theirs) = UnixStream::pair()?;
     // The child's own stdio is put at 0 to 2 before it execs; what it inherits must not be there.
     let theirs = fcntl_dupfd_cloexec(&theirs, FIRST_FREE).map_err(io::Error::from)?;
-    command.env(LINK_VARIABLE, format!("{}:{}", theirs.as_raw_fd(), std::process::id()));
-    match stderr {
-        CellStderr::Forward => drop(command.stderr(Stdio::piped())),
-        CellStderr::Inherit => {}
-        CellStderr::Null => drop(command.stderr(Stdio::null())),
+    let stays = if manner.outlives_host { STAYS } else { "" };
+    command.env(LINK_VARIABLE, format!("{}:{}{stays}", theirs.as_raw_fd(), std::process::id()));
+    if let Some(stdio) = stdio(manner.stdout) {
+        command.stdout(stdio);
+    }
+    if let Some(stdio) = stdio(manner.stderr) {
+        command.stderr(stdio);
+    }
+    if manner.group {
+        command.process_group(0);
     }
     let mut child = spawn(&mut command, theirs)?;
     // Not so under `Inherit`, where a pipe is the caller's.
-    let pipe = if stderr == CellStderr::Forward { child.stderr.take() } else { None };
-    let process = Process::new(child)?;
-    let stderr = Stderr::new(pipe, process.shared())?;
+    let pipes = |way| matches!(way, CellOutput::Forward | CellOutput::Events);
+    let stdout = child.stdout.take_if(|_| pipes(manner.stdout)).map(OwnedFd::from);
+    let stderr = child.stderr.take_if(|_| pipes(manner.stderr)).map(OwnedFd::from);
+    let process = Process::new(child, manner.group)?;
+    let output = |pipe, stream, way| Output::new(pipe, stream, way, &manner.name, process.shared());
+    output(stdout, Stream::Stdout, manner.stdout)?.served(); // only the end of stderr is kept
+    let stderr = output(stderr, Stream::Stderr, manner.stderr)?;
     Ok((ours, process, stderr))
 }
 
+/// What a pipe of the cell is. `None`: what the command says.
+fn stdio(way: CellOutput) -> Option<Stdio> {
+    match way {
+        CellOutput::Forward | CellOutput::Events => Some(Stdio::piped()),
+        CellOutput::Inherit => None,
+        CellOutput::Null => Some(Stdio::null()),
+    }
+}
+
 /// Forks and execs, with `theirs` inherited. The host's copy of it is closed, whatever comes of it.
-fn spawn(command: &mut Command, theirs: OwnedFd) -> Result<std::process::Child, SpawnError> {
+fn spawn(command: &mut Command, theirs: OwnedFd) -> Result<Child, SpawnError> {
     let inherit = move || Ok(fcntl_setfd(&theirs, FdFlags::empty())?);
     // SAFETY: in bounds and aligned, alone: the closure touches no memory but the descriptor's number that it
     // owns. Alive: no mapping is involved. Between fork and exec it makes one system call and neither
@@ -226,8 +263,10 @@ pub(crate) fn geometry(settings: &Settings) -> Geometry {
     }
 }
 
-/// Tells a cell of its link: the descriptor, a colon, the process id of the host.
+/// Tells a cell of its link: the descriptor, a colon, the process id of the host; and [`STAYS`] if it is to outlive it.
 pub(super) const LINK_VARIABLE: &str = "ADJOIN_LINK";
+/// What stands behind those for a cell that goes on when its host dies.
+pub(super) const STAYS: &str = ":stays";
 /// The first descriptor behind stdin, stdout and stderr.
 const FIRST_FREE: i32 = 3;
 

@@ -15,6 +15,11 @@ use crate::{
     segments::attach,
 };
 
+/// A cell of which nothing is shown.
+fn silent() -> Manner {
+    Manner { stderr: CellOutput::Null, ..Manner::default() }
+}
+
 fn shell(script: &str) -> Command {
     let mut command = Command::new("/bin/sh");
     command.args(["-c", script]);
@@ -22,7 +27,7 @@ fn shell(script: &str) -> Command {
 }
 
 async fn fails(command: Command) -> SpawnError {
-    match launch(command, &Settings::default(), CellStderr::Forward).await {
+    match launch(command, &Settings::default(), &Manner::default()).await {
         Err(error) => error,
         Ok(_) => panic!("was launched"),
     }
@@ -41,7 +46,7 @@ fn exists(pid: &str) -> bool {
 async fn a_cell_that_exits_early_is_told_of_with_its_code_and_its_last_words() {
     let error = fails(shell("echo boom >&2; exit 3")).await;
     assert!(error.to_string().contains("boom"), "{error}");
-    let SpawnError::Exited { status, stderr } = error else { panic!("{error:?}") };
+    let SpawnError::Exited { status, stderr, .. } = error else { panic!("{error:?}") };
     assert_eq!((status.code(), stderr.as_str()), (Some(3), "boom\n"));
 }
 
@@ -56,7 +61,7 @@ async fn of_many_last_words_the_end_is_kept() {
 #[tokio::test]
 async fn a_grandchild_that_keeps_stderr_and_the_socket_open_hides_no_exit() {
     let error = fails(shell("sleep 1000 & echo $! >&2; exit 4")).await;
-    let SpawnError::Exited { status, stderr } = error else { panic!("{error:?}") };
+    let SpawnError::Exited { status, stderr, .. } = error else { panic!("{error:?}") };
     assert_eq!(status.code(), Some(4));
     let grandchild = Pid::from_raw(stderr.trim().parse().unwrap()).unwrap();
     kill_process(grandchild, Signal::KILL).unwrap();
@@ -72,15 +77,15 @@ async fn a_program_that_does_not_exist_is_named() {
 #[tokio::test]
 async fn impossible_settings_are_refused_before_anything_runs() {
     let settings = Settings::default().ring_bytes(5000);
-    let error = launch(shell("exit 1"), &settings, CellStderr::Forward).await.err().unwrap();
+    let error = launch(shell("exit 1"), &settings, &Manner::default()).await.err().unwrap();
     assert!(matches!(error, SpawnError::Settings(fault) if fault.field == "ring_bytes"), "{error:?}");
 }
 
 #[tokio::test]
 async fn a_cell_that_does_not_serve_in_time_is_killed_and_reaped() {
     let command = shell("echo $$ >&2; exec sleep 1000");
-    let error = launch(command, &short(), CellStderr::Forward).await.err().unwrap();
-    let SpawnError::Timeout { after, stderr } = error else { panic!("{error:?}") };
+    let error = launch(command, &short(), &Manner::default()).await.err().unwrap();
+    let SpawnError::Timeout { after, stderr, .. } = error else { panic!("{error:?}") };
     assert_eq!(after, Duration::from_millis(50));
     assert!(!exists(&stderr), "{stderr}");
 }
@@ -93,7 +98,9 @@ async fn a_cell_that_closes_the_link_and_runs_on_is_killed_and_reaped() {
         return std::future::pending().await;
     }
     let error = fails(myself("a_cell_that_closes_the_link_and_runs_on_is_killed_and_reaped", "cell")).await;
-    let SpawnError::Handshake { source: HandshakeError::Closed, stderr } = error else { panic!("{error:?}") };
+    let SpawnError::Handshake { source: HandshakeError::Closed, stderr, .. } = error else {
+        panic!("{error:?}")
+    };
     assert!(!exists(&stderr), "{stderr}");
 }
 
@@ -125,7 +132,8 @@ async fn a_launch_that_is_dropped_kills_and_reaps_its_cell() {
     command.env("FILE", &file);
     let pid = {
         let settings = Settings::default();
-        let mut launched = pin!(launch(command, &settings, CellStderr::Null));
+        let silent = silent();
+        let mut launched = pin!(launch(command, &settings, &silent));
         poll_fn(|cx| {
             assert!(launched.as_mut().poll(cx).is_pending());
             cx.waker().wake_by_ref();
@@ -203,7 +211,7 @@ async fn a_cell_that_serves_is_attached_and_its_death_is_told() {
         }
     }
     let settings = Settings::default().max_payload_size(1000);
-    let (mut parts, process) = launch(myself(NAME, "cell"), &settings, CellStderr::Forward).await.unwrap();
+    let (mut parts, process) = launch(myself(NAME, "cell"), &settings, &Manner::default()).await.unwrap();
     assert_eq!((parts.role, parts.limits.max_payload_size), (Role::Acceptor, 1000));
     let _ = parts.say(&DATA, b"ping").unwrap();
     assert_eq!(hear(&mut parts).await, message(&DATA, b"pong"));
@@ -214,7 +222,7 @@ async fn a_cell_that_serves_is_attached_and_its_death_is_told() {
     assert!(!exists(&process.id().to_string()));
 
     // Here the host lets go, and the cell says so by its exit code.
-    let (mut parts, process) = launch(myself(NAME, "cell"), &settings, CellStderr::Forward).await.unwrap();
+    let (mut parts, process) = launch(myself(NAME, "cell"), &settings, &Manner::default()).await.unwrap();
     let _ = parts.say(&DATA, b"ping").unwrap();
     assert_eq!(hear(&mut parts).await, message(&DATA, b"pong"));
     drop(parts);
@@ -233,7 +241,7 @@ async fn a_cell_whose_host_is_killed_is_told_of_the_signal() {
             return write(&file, &format!("{end:?}"));
         }
         Some(_) => {
-            let _cell = launch(myself(NAME, "cell"), &Settings::default(), CellStderr::Null).await.unwrap();
+            let _cell = launch(myself(NAME, "cell"), &Settings::default(), &silent()).await.unwrap();
             return std::future::pending().await;
         }
         None => {}
@@ -293,15 +301,15 @@ async fn leaks_nothing(name: &str) {
         drop(fails(shell("exit 3")).await);
         drop(fails(Command::new("/nonexistent/program")).await);
         let settings = short().handshake_timeout(Duration::from_millis(2));
-        drop(launch(shell("exec sleep 1000"), &settings, CellStderr::Forward).await);
+        drop(launch(shell("exec sleep 1000"), &settings, &Manner::default()).await);
         let (mut parts, process) =
-            launch(myself(name, "cell"), &Settings::default(), CellStderr::Forward).await.unwrap();
+            launch(myself(name, "cell"), &Settings::default(), &Manner::default()).await.unwrap();
         process.kill().unwrap();
         drop(end(&mut parts).await);
         drop((parts, process));
         // A cell that still runs when it is dropped is reaped by a task.
         let (_parts, process) =
-            launch(myself(name, "cell"), &Settings::default(), CellStderr::Forward).await.unwrap();
+            launch(myself(name, "cell"), &Settings::default(), &Manner::default()).await.unwrap();
         let pid = process.id().to_string();
         drop(process);
         while exists(&pid) {

@@ -80,6 +80,14 @@ impl Established {
     }
 }
 
+#[cfg(target_os = "linux")]
+impl Established {
+    /// A connection, and what is done after its end.
+    pub(crate) fn kept_by(connection: Connection, keeper: Keeper) -> Self {
+        Established { connection, keeper }
+    }
+}
+
 impl From<Connection> for Established {
     fn from(connection: Connection) -> Self {
         Established::keeping(connection, ())

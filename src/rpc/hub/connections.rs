@@ -232,6 +232,12 @@ impl Hub {
         }
     }
 
+    /// Whether nothing is open on a connection, or, for the root, on the link.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn is_quiet(&self, state: &ConnectionState) -> bool {
+        lock(&self.session).is_quiet(state.key)
+    }
+
     /// Something is over: those who wait until nothing is open look again.
     #[inline]
     pub(crate) fn quieter(&self) {

@@ -167,6 +167,7 @@ impl Outcome {
             Err(CallError::Rejected { reason } | CallError::UpstreamEnded { reason }) => panic!("{reason}"),
             Err(CallError::OutcomeUnknown { end }) => panic!("{end}"),
             Err(CallError::Unconnected { why, .. }) => panic!("{why}"),
+            Err(CallError::CellEnded { cell, .. }) => panic!("no cell is called {cell}"),
         }
     }
 

@@ -1,0 +1,206 @@
+//! What a cell writes to its stdout and stderr: shown, logged or dropped; and the end of it kept for the error if the cell
+//! does not come to serve.
+//!
+//! One task of the runtime for each pipe, no thread. It ends with the pipe, or with the cell: a grandchild that keeps the
+//! pipe open does not keep the task. It always reads on, so that no cell waits for its host to read. Writing to the
+//! host's own stderr or stdout blocks as it does for everybody who writes there.
+
+use std::{
+    io::{self, Write},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use rustix::fd::OwnedFd;
+use tokio::{net::unix::pipe::Receiver, task::JoinHandle};
+
+use super::process::{Either, Shared, race};
+
+/// What becomes of what a cell writes to its stdout or its stderr.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CellOutput {
+    /// It is shown on the host's own as it comes. The end of stderr is part of the error if the cell does not come to
+    /// serve.
+    #[default]
+    Forward,
+    /// It goes where the command says, by default to the host's own. Errors cannot quote it.
+    Inherit,
+    /// It goes nowhere.
+    Null,
+    /// Each line is an event of `tracing`, at level INFO and with the target `adjoin::cell`, with the cell's name in the
+    /// field `cell` and `stdout` or `stderr` in the field `stream`. Lines of more than 8 KiB come in parts; what is not
+    /// UTF-8 is shown as U+FFFD. The end of stderr is part of the error, as with [`Forward`](CellOutput::Forward).
+    Events,
+}
+
+/// Which of the two it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stream {
+    Stdout,
+    Stderr,
+}
+
+/// Where it goes.
+#[derive(Debug)]
+enum Sink {
+    Stdout,
+    Stderr,
+    Events { cell: Arc<str>, stream: &'static str, line: Vec<u8> },
+}
+
+/// What a cell writes to one of its pipes.
+#[derive(Debug)]
+pub(super) struct Output {
+    /// `None`: the host does not see it.
+    pump: Option<JoinHandle<Tail>>,
+    served: Arc<AtomicBool>,
+}
+
+/// The end of what a cell wrote, at most [`KEPT`] bytes.
+#[derive(Debug, Default)]
+struct Tail(Vec<u8>);
+
+impl Output {
+    /// Starts to read, if there is a pipe to be read.
+    pub(super) fn new(
+        pipe: Option<OwnedFd>,
+        stream: Stream,
+        way: CellOutput,
+        name: &Arc<str>,
+        cell: Arc<Shared>,
+    ) -> io::Result<Self> {
+        let served = Arc::new(AtomicBool::new(false));
+        let sink = match (way, stream) {
+            (CellOutput::Events, _) => {
+                let stream = if stream == Stream::Stdout { "stdout" } else { "stderr" };
+                Sink::Events { cell: Arc::clone(name), stream, line: Vec::new() }
+            }
+            (_, Stream::Stdout) => Sink::Stdout,
+            (_, Stream::Stderr) => Sink::Stderr,
+        };
+        let pump = match pipe {
+            None => None,
+            Some(pipe) => {
+                let pipe = Receiver::from_owned_fd(pipe)?;
+                Some(tokio::spawn(pump(pipe, sink, cell, served.clone())))
+            }
+        };
+        Ok(Output { pump, served })
+    }
+
+    /// The cell serves: show what comes, keep nothing.
+    pub(super) fn served(self) {
+        // Relaxed: a switch that nothing depends on; noticed late, a few bytes more are kept.
+        self.served.store(true, Ordering::Relaxed);
+    }
+
+    /// The end of what the cell wrote. It must have ended, or this waits for it.
+    pub(super) async fn tail(self) -> String {
+        let Some(pump) = self.pump else { return String::new() };
+        // An error is that the runtime is shutting down.
+        let tail = pump.await.unwrap_or_default();
+        String::from_utf8_lossy(&tail.0).into_owned()
+    }
+}
+
+impl Tail {
+    fn push(&mut self, bytes: &[u8]) {
+        self.0.extend_from_slice(bytes);
+        let surplus = self.0.len().saturating_sub(KEPT);
+        self.0.drain(..surplus);
+    }
+}
+
+impl Sink {
+    fn take(&mut self, bytes: &[u8]) {
+        match self {
+            // A host without a stdout or a stderr still wants its cell to run.
+            Sink::Stdout => drop(io::stdout().lock().write_all(bytes)),
+            Sink::Stderr => drop(io::stderr().lock().write_all(bytes)),
+            Sink::Events { cell, stream, line } => {
+                for &byte in bytes {
+                    if byte != b'\n' {
+                        line.push(byte);
+                    }
+                    if byte == b'\n' || line.len() == LONGEST_LINE {
+                        log(cell, stream, line);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Nothing comes any more: what has no end of its line is a line, too.
+    fn end(&mut self) {
+        if let Sink::Events { cell, stream, line } = self
+            && !line.is_empty()
+        {
+            log(cell, stream, line);
+        }
+    }
+}
+
+fn log(cell: &str, stream: &str, line: &mut Vec<u8>) {
+    let text = String::from_utf8_lossy(line);
+    tracing::info!(target: "adjoin::cell", cell, stream, "{}", text.trim_end_matches('\r'));
+    line.clear();
+}
+
+/// Reads until the pipe's end, or the cell's.
+async fn pump(pipe: Receiver, mut sink: Sink, cell: Arc<Shared>, served: Arc<AtomicBool>) -> Tail {
+    let mut tail = Tail::default();
+    loop {
+        let waited = race(pipe.readable(), cell.ended()).await;
+        let open = forward(&pipe, &mut sink, &mut tail, &served);
+        if !open || matches!(waited, Either::Right(_) | Either::Left(Err(_))) {
+            sink.end();
+            return tail;
+        }
+    }
+}
+
+/// Takes what is there; false at the end of the pipe.
+fn forward(pipe: &Receiver, sink: &mut Sink, tail: &mut Tail, served: &AtomicBool) -> bool {
+    let mut bytes = [0; KEPT];
+    // Bounded, so that a cell that never stops writing leaves the runtime to others.
+    for _ in 0..READS_AT_ONCE {
+        let read = match pipe.try_read(&mut bytes) {
+            Ok(0) => return false,
+            Ok(read) => read,
+            Err(error) => return error.kind() == io::ErrorKind::WouldBlock,
+        };
+        let read = bytes.get(..read).unwrap_or_default();
+        sink.take(read);
+        if served.load(Ordering::Relaxed) {
+            *tail = Tail::default();
+        } else {
+            tail.push(read);
+        }
+    }
+    true
+}
+
+/// How much of a cell's stderr an error carries, in bytes.
+const KEPT: usize = 4096;
+/// Bytes of the longest line that is one event.
+const LONGEST_LINE: usize = 8 << 10;
+/// How many times the pipe is read before the task yields: more than a pipe holds by default.
+const READS_AT_ONCE: usize = 32;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tail_is_the_end_of_what_was_written() {
+        let mut tail = Tail::default();
+        for byte in 0..=u8::MAX {
+            tail.push(&[byte; 100]);
+        }
+        assert_eq!(tail.0.len(), KEPT);
+        assert_eq!((tail.0[KEPT - 1], tail.0[0]), (255, 215));
+    }
+}
