@@ -1,6 +1,6 @@
 //! How links end, and what every layer says when they do.
 
-use std::{fmt, io, sync::Arc};
+use std::{fmt, io, sync::Arc, time::Duration};
 
 use crate::strict::DecodeError;
 
@@ -49,6 +49,12 @@ pub enum LinkEnd {
     Unread {
         /// How many waited.
         messages: usize,
+    },
+    /// The peer gave no sign of life: see [`Settings::keep_alive`](crate::Settings::keep_alive).
+    #[error("the peer gave no sign of life for {after:?} (Settings::keep_alive)")]
+    Silent {
+        /// The interval of silence after which it was asked, and the time that it was given then.
+        after: Duration,
     },
     /// The system refused to carry the link on.
     #[error("the link failed: {0}")]

@@ -28,6 +28,7 @@ pub struct Settings {
     pub(crate) channel_slots: u32,
     pub(crate) arena_bytes: Option<u64>,
     pub(crate) arena_blocks: u32,
+    pub(crate) keep_alive: Option<KeepAlive>,
     pub(crate) waiting: Waiting,
     pub(crate) trusted: bool,
 }
@@ -48,6 +49,7 @@ impl Default for Settings {
             channel_slots: 16_384,
             arena_bytes: None,
             arena_blocks: 4096,
+            keep_alive: None,
             waiting: Waiting::Adaptive,
             trusted: false,
         }
@@ -123,6 +125,17 @@ impl Settings {
         self
     }
 
+    /// Asks a peer that was silent for `interval` for a sign of life, and ends the link with
+    /// [`LinkEnd::Silent`](crate::LinkEnd::Silent) if none comes within `timeout`: for peers that are frozen, or behind a
+    /// network that has gone. Default: off. A peer that dies is noticed without it.
+    ///
+    /// Any message counts as a sign, and every peer answers, also one that is not of this library. A peer that is busy
+    /// must get to read within `timeout`. Each side decides for itself; with this off, an idle link wakes nobody.
+    pub fn keep_alive(mut self, interval: Duration, timeout: Duration) -> Self {
+        self.keep_alive = Some(KeepAlive { interval, timeout });
+        self
+    }
+
     /// Byte streams and the in-process link: bytes that may wait for the peer to read before senders have
     /// to wait. Default: 256 KiB.
     pub fn send_buffer(mut self, bytes: u32) -> Self {
@@ -194,6 +207,13 @@ impl Settings {
     pub fn limits(&self) -> (u32, u32) {
         (self.max_payload_size, self.initial_channel_credit)
     }
+}
+
+/// How a silent peer is found to be dead.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct KeepAlive {
+    pub(crate) interval: Duration,
+    pub(crate) timeout: Duration,
 }
 
 /// How one side of a link waits for the other.

@@ -14,6 +14,7 @@ use super::{
     driver::Driver,
     errors::ConnectError,
     hub::{ChannelLimits, Hub, HubParts},
+    keep_alive,
     method::Method,
     options::Options,
     outgoing::Outgoing,
@@ -88,6 +89,10 @@ impl Connection {
         });
         let connection = Guard::first(Arc::clone(&hub), root, None);
         drop(runtime.spawn(Driver::new(hub, parts.watcher)));
+        if let Some(how) = settings.keep_alive {
+            let root = Arc::clone(connection.state());
+            drop(runtime.spawn(keep_alive::watch(connection.downgrade(), root, how)));
+        }
         connection
     }
 

@@ -49,6 +49,7 @@ pub(crate) struct Deliver<'h> {
     session: Option<MutexGuard<'h, Session<Local>>>,
     wakers: Vec<Waker>,
     run: Option<Run>,
+    heard: bool,
     /// What ends the link, found in a message.
     end: Option<LinkEnd>,
 }
@@ -115,13 +116,16 @@ enum Todo<'m> {
 
 impl<'h> Deliver<'h> {
     pub(crate) fn new(hub: &'h Arc<Hub>) -> Self {
-        Deliver { hub, session: None, wakers: Vec::new(), run: None, end: None }
+        Deliver { hub, session: None, wakers: Vec::new(), run: None, heard: false, end: None }
     }
 
     /// Ends the drain: wakes everybody, and says if the link is to end.
     pub(crate) fn finish(mut self) -> Option<LinkEnd> {
         self.end_run();
         self.session = None;
+        if self.heard {
+            self.hub.note_heard();
+        }
         self.hub.quieter();
         self.wakers.drain(..).for_each(Waker::wake);
         self.end.take()
@@ -408,6 +412,7 @@ fn decide(hub: &Hub, incoming: IncomingConnection) {
 
 impl Sink for Deliver<'_> {
     fn message(&mut self, message: Message<'_>) -> bool {
+        self.heard = true;
         if self.continue_run(&message) {
             return true;
         }

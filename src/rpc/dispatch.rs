@@ -17,7 +17,7 @@ use super::{
     errors::Never,
     handler::{Origin, Serving},
     intercept::{Chain, Outcome},
-    introspection,
+    introspection, keep_alive,
     method::{Method, Service},
     method_id::MethodId,
     payload::Payload,
@@ -86,6 +86,10 @@ impl<'a> IncomingRequest<'a> {
     pub(crate) fn dispatch(self) {
         let connection = self.connection();
         let state = Arc::clone(connection.state());
+        if self.method_id() == keep_alive::PING_ID {
+            let _ = self.unknown_method();
+            return;
+        }
         if self.method_id() == introspection::DESCRIBE_ID && connection.hub().introspection {
             let limit = connection.hub().limits.max_payload_size;
             let _ = introspection::describe(self, state.dispatcher.clone(), limit);

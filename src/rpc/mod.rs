@@ -12,6 +12,7 @@
 //! | `intercept` | what stands around calls |
 //! | `forward`, `relay` | requests and streams that are passed on |
 //! | `dedup` | requests that may come twice, and run once |
+//! | `keep_alive` | whether a silent peer still lives |
 //! | `introspection` | what each side offers, and why the other does not know a method |
 //! | `bytes`, `loan`, `payload` | payloads that are not copied where that can be avoided |
 //! | `tx`, `rx`, `channel`, `elements`, `scope` | streams, and how handles find their channels |
@@ -38,6 +39,7 @@ mod hub;
 pub(crate) mod incoming;
 pub mod intercept;
 pub(crate) mod introspection;
+mod keep_alive;
 pub(crate) mod loan;
 pub(crate) mod method;
 pub(crate) mod method_id;

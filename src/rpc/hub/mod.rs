@@ -20,7 +20,7 @@ mod waiting;
 use std::{
     sync::{
         Arc, Mutex, OnceLock, RwLock,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::Waker,
 };
@@ -106,6 +106,8 @@ pub(crate) struct Hub {
     draining: AtomicBool,
     /// Tells those that something is over.
     quieter: Notify,
+    /// Drains that brought something.
+    heard: AtomicU64,
 }
 
 /// The parts that a hub is made of.
@@ -156,9 +158,22 @@ impl Hub {
             leaving: Leaving::default(),
             draining: AtomicBool::new(false),
             quieter: Notify::new(),
+            heard: AtomicU64::new(0),
         });
         hub.listen_for_returns();
         hub
+    }
+
+    /// Notes that the peer has said something. By whoever holds the receive role.
+    #[inline]
+    pub(crate) fn note_heard(&self) {
+        // Relaxed, both: a count that is compared with itself, with one writer at a time.
+        self.heard.store(self.heard.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+    }
+
+    /// How often it has.
+    pub(crate) fn heard(&self) -> u64 {
+        self.heard.load(Ordering::Relaxed) // as above
     }
 
     /// `flow.call.payload-limit`, on the sender's side.
