@@ -56,6 +56,14 @@ pub enum LinkEnd {
         /// The interval of silence after which it was asked, and the time that it was given then.
         after: Duration,
     },
+    /// The peer sent other descriptors than a message of its announced, or some that none did.
+    #[error("the peer sent {arrived} descriptors where it announced {announced}")]
+    Descriptors {
+        /// How many a message announced.
+        announced: u64,
+        /// How many came; they are closed.
+        arrived: usize,
+    },
     /// The system refused to carry the link on.
     #[error("the link failed: {0}")]
     Io(#[source] Arc<io::Error>),

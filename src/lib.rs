@@ -119,6 +119,7 @@
 //! | stream | [`Tx`], [`Rx`], [`channel()`], [`Permit`] |
 //! | send and receive large payloads without copies | [`Bytes`], [`Connection::loan`], [`Settings::trust_peer`] |
 //! | carry bytes, or a socket, through a link | [`tunnel`] |
+//! | pass an open file or socket itself | `Descriptor` |
 //! | know who calls, call back from a handler | [`Context`] |
 //! | serve several services on one connection, add and remove them | [`Router`] |
 //! | see each call before and after, or refuse it | [`intercept`] |
@@ -226,6 +227,8 @@ pub use open::{
 pub use policy::{PeerCredentials, Policy};
 pub use postcard_schema;
 pub use postcard_schema::Schema;
+#[cfg(unix)]
+pub use rpc::{bare::BareCall, descriptor::Descriptor};
 pub use rpc::{
     bytes::Bytes,
     call::Call,
@@ -276,6 +279,8 @@ pub use adjoin_macros::service;
 /// What generated code uses.
 #[doc(hidden)]
 pub mod __private {
+    #[cfg(unix)]
+    pub use crate::rpc::bare::Bare;
     pub use crate::rpc::{
         introspection::is_built_in,
         method::{Signature, derive_schema_or_pin_the_id, described_method, method, service, signature},
@@ -290,5 +295,15 @@ pub mod __private {
         arguments: A,
     ) -> crate::Call<A, T, E> {
         crate::Call::new(caller.clone(), method, arguments)
+    }
+
+    /// Prepares a call whose result has bare descriptors.
+    #[cfg(unix)]
+    pub fn bare_call<A, T: Bare, E>(
+        caller: &crate::Caller,
+        method: &'static crate::Method,
+        arguments: A,
+    ) -> crate::BareCall<A, T, E> {
+        crate::BareCall::new(call(caller, method, arguments))
     }
 }

@@ -22,6 +22,7 @@ pub struct Settings {
     pub(crate) max_channels: u32,
     pub(crate) max_parked_messages: u32,
     pub(crate) max_nesting: u32,
+    pub(crate) max_descriptors: u32,
     pub(crate) handshake_timeout: Duration,
     pub(crate) send_buffer: u32,
     pub(crate) ring_bytes: u32,
@@ -43,6 +44,7 @@ impl Default for Settings {
             max_channels: 32_768,
             max_parked_messages: 65_536,
             max_nesting: strict::NESTING,
+            max_descriptors: 64,
             handshake_timeout: Duration::from_secs(5),
             send_buffer: 256 << 10,
             ring_bytes: 1 << 20,
@@ -116,6 +118,16 @@ impl Settings {
     /// side's stack. A hundred levels of a type with little in it take some tens of KiB of that.
     pub fn max_nesting(mut self, levels: u32) -> Self {
         self.max_nesting = levels;
+        self
+    }
+
+    /// How many descriptors one message may carry: the arguments of a call, or its result. Default: 64; at most the 253
+    /// that Linux passes at once. A call of this side with more is refused. One of the peer's is answered
+    /// [`Rejected`](crate::CallError::Rejected), and an answer of the peer's is not read; either way the descriptors that
+    /// came are closed. With 0 the link carries none, and what is read from a Unix socket is not looked through for them.
+    /// See `Descriptor`.
+    pub fn max_descriptors(mut self, descriptors: u32) -> Self {
+        self.max_descriptors = descriptors;
         self
     }
 

@@ -79,6 +79,34 @@ pub(crate) fn encode_head(head: &Head<'_>, channels: &[ChannelRef], payload_len:
     }
 }
 
+/// Appends to `out` a list of entries that is encoded already, with one more, a number, at its end. The codec decodes
+/// what it encodes, so a list that is none is one without entries.
+pub(crate) fn put_metadata_with(metadata: &[u8], key: &str, number: u64, out: &mut Vec<u8>) {
+    let mut entries = Reader { rest: metadata };
+    let count = entries.u64().unwrap_or(0);
+    put(out, [count.saturating_add(1)]);
+    out.extend_from_slice(entries.rest);
+    put_bytes(out, key.as_bytes());
+    put(out, [value::U64, number]);
+}
+
+/// The number that the last entry with this key has, in a list of entries that was decoded.
+pub(crate) fn number_in_metadata(metadata: &[u8], key: &str) -> Option<u64> {
+    let mut entries = Reader { rest: metadata };
+    let mut found = None;
+    for _ in 0..entries.u64().ok()? {
+        let name = entries.str().ok()?;
+        match entries.u64().ok()? {
+            value::U64 => {
+                let number = entries.u64().ok()?;
+                found = if name == key { Some(number) } else { found };
+            }
+            _ => drop(entries.bytes().ok()?),
+        }
+    }
+    found
+}
+
 /// Decodes the one message that `frame` is. Its channels are left in `channels`, which is reused from call
 /// to call.
 ///

@@ -16,6 +16,7 @@
 mod tests;
 
 use std::{
+    collections::VecDeque,
     mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
@@ -24,7 +25,8 @@ use std::{
 use super::{
     Body, ChannelRef, Head, Limits, Parts, Publish, Receiver, Role, SendFault, Sender, Sink,
     codec::{encode_head, message_limit, take_message},
-    message::encode_into,
+    descriptors::Descriptors,
+    message::encode_carrying,
     stream::BATCH,
 };
 use crate::{
@@ -60,6 +62,7 @@ fn parts(role: Role, limits: Limits, settings: &Settings, out: Arc<Pipe>, into: 
     let receiver = MemoryReceiver {
         pipe: into,
         batch: Vec::new(),
+        carried: Carried::default(),
         taken: 0,
         channels: Vec::new(),
         driver: None,
@@ -87,6 +90,7 @@ struct Pipe {
 struct State {
     /// Whole messages, one behind the other.
     queue: Vec<u8>,
+    carried: Carried,
     /// One of the two ends was dropped.
     closed: bool,
     /// The receiver found nothing and sleeps.
@@ -117,6 +121,9 @@ impl State {
     }
 }
 
+/// The descriptors that messages carry, by where in the queue their message begins.
+type Carried = VecDeque<(usize, Descriptors)>;
+
 struct MemorySender {
     pipe: Arc<Pipe>,
     /// The bytes that may wait in the queue.
@@ -137,7 +144,8 @@ struct MemorySender {
 
 impl Sender for MemorySender {
     fn send(&mut self, head: &Head<'_>, body: &mut dyn Body) -> Result<usize, SendFault> {
-        let len = encode_into(body, &mut self.payload, &mut self.channels).map_err(SendFault::Encode)?;
+        let (len, descriptors) =
+            encode_carrying(body, &mut self.payload, &mut self.channels).map_err(SendFault::Encode)?;
         self.head.clear();
         encode_head(head, &self.channels, len, &mut self.head);
         let message = self.head.len().saturating_add(len);
@@ -153,6 +161,10 @@ impl Sender for MemorySender {
             self.refused = message;
             return Err(SendFault::Full);
         }
+        if !descriptors.is_empty() {
+            let at = state.queue.len();
+            state.carried.push_back((at, descriptors));
+        }
         state.queue.reserve(message);
         state.queue.extend_from_slice(&self.head);
         state.queue.extend_from_slice(&self.payload[..len]);
@@ -164,6 +176,10 @@ impl Sender for MemorySender {
             earlier.wake();
         }
         Ok(len)
+    }
+
+    fn carries_descriptors(&self) -> bool {
+        true
     }
 
     fn publish(&mut self) -> Publish {
@@ -208,6 +224,7 @@ struct MemoryReceiver {
     pipe: Arc<Pipe>,
     /// What was taken from the queue; of that, `taken` bytes have been handed out.
     batch: Vec<u8>,
+    carried: Carried,
     taken: usize,
     /// Scratch of one message.
     channels: Vec<ChannelRef>,
@@ -223,6 +240,11 @@ impl MemoryReceiver {
         while count < BATCH && self.taken < self.batch.len() {
             let mut rest = &self.batch[self.taken..];
             let message = take_message(&mut rest, &mut self.channels)?;
+            if self.carried.front().is_some_and(|(at, _)| *at == self.taken)
+                && let Some((_, descriptors)) = self.carried.pop_front()
+            {
+                sink.descriptors(Some(descriptors));
+            }
             self.taken = self.batch.len() - rest.len();
             count += 1;
             if !sink.message(message) {
@@ -239,6 +261,7 @@ impl MemoryReceiver {
         self.taken = 0;
         let mut state = self.pipe.lock();
         mem::swap(&mut state.queue, &mut self.batch);
+        mem::swap(&mut state.carried, &mut self.carried);
         if !self.batch.is_empty() {
             let starved = state.sender.take();
             drop(state);
@@ -301,5 +324,7 @@ impl Receiver for MemoryReceiver {
 impl Drop for MemoryReceiver {
     fn drop(&mut self) {
         self.pipe.close();
+        // Nobody receives them, and the sender may be kept.
+        drop(mem::take(&mut self.pipe.lock().carried));
     }
 }

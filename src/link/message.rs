@@ -8,6 +8,8 @@ use std::ops::Range;
 
 use bytes::{BufMut, Bytes};
 
+use super::descriptors::Descriptors;
+
 /// Everything of a message but its payload and its channels. `metadata` is the postcard encoding of the
 /// list of entries; an empty slice means no entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,17 +108,25 @@ pub(crate) enum EncodeFault {
     NoSlot,
     /// The message opens more channels than can ever be open.
     TooManyChannels { count: usize, limit: usize },
-    /// A channel's handle cannot be passed here.
+    /// A channel's handle cannot be passed here, or a descriptor.
     Handle(HandleFault),
+    /// The link carries no descriptors.
+    NoDescriptors { count: usize },
+    /// The message carries more descriptors than it may.
+    TooManyDescriptors { count: usize, limit: usize },
+    /// The system does not pass a descriptor: the number of its error.
+    Descriptor { code: i32 },
 }
 
-/// Why a channel's handle could not be passed in a call.
+/// Why a channel's handle or a descriptor could not be passed in a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum HandleFault {
     /// Its other half is remote already, or it was passed before.
     Passed,
     /// It stands where no handle may: outside of a call, or in an error.
     Misplaced,
+    /// A descriptor stands where none may.
+    MisplacedDescriptor,
 }
 
 /// A place of limited length that a payload is encoded into. Bytes beyond its end are counted and not
@@ -132,6 +142,7 @@ pub(crate) struct Encoder<'a> {
     /// The addresses of blocks that may be lent.
     lendable: Range<usize>,
     lent: Option<Lent>,
+    descriptors: Descriptors,
 }
 
 /// Bytes of a payload that were left where they lie.
@@ -149,10 +160,10 @@ pub(crate) struct Lent {
 const MIN_LENT: usize = 256;
 
 impl<'a> Encoder<'a> {
-    /// Starts at the beginning of `room`, with an empty list of channels.
+    /// Starts at the beginning of `room`, with an empty list of channels and no descriptors.
     pub(crate) fn new(room: &'a mut [u8], channels: &'a mut Vec<ChannelRef>) -> Self {
         channels.clear();
-        Encoder { room, at: 0, channels, lendable: 0..0, lent: None }
+        Encoder { room, at: 0, channels, lendable: 0..0, lent: None, descriptors: Descriptors::default() }
     }
 
     /// As [`new`](Encoder::new), where bytes at these addresses may be left where they lie.
@@ -187,6 +198,17 @@ impl<'a> Encoder<'a> {
     /// Names the next channel.
     pub(crate) fn channel(&mut self, channel: ChannelRef) {
         self.channels.push(channel);
+    }
+
+    /// Names the descriptors, which the message carries.
+    pub(crate) fn attach(&mut self, descriptors: Descriptors) {
+        self.descriptors = descriptors;
+    }
+
+    /// The descriptors that go with what was encoded.
+    #[inline]
+    pub(crate) fn into_descriptors(self) -> Descriptors {
+        self.descriptors
     }
 
     /// Appends bytes.
@@ -325,18 +347,27 @@ impl Body for &Parked {
 }
 
 /// Encodes a body at the start of `room`, which grows as needed and never shrinks, and returns the length of
-/// the payload.
+/// the payload. For a body that carries no descriptors: those that it has are closed.
 pub(crate) fn encode_into(
     body: &mut dyn Body,
     room: &mut Vec<u8>,
     channels: &mut Vec<ChannelRef>,
 ) -> Result<usize, EncodeFault> {
+    encode_carrying(body, room, channels).map(|(len, _)| len)
+}
+
+/// As [`encode_into`], with the descriptors that go with the payload.
+pub(crate) fn encode_carrying(
+    body: &mut dyn Body,
+    room: &mut Vec<u8>,
+    channels: &mut Vec<ChannelRef>,
+) -> Result<(usize, Descriptors), EncodeFault> {
     loop {
         let mut encoder = Encoder::new(room, channels);
         body.encode(&mut encoder)?;
         let len = encoder.len();
         if encoder.fits() {
-            return Ok(len);
+            return Ok((len, encoder.into_descriptors()));
         }
         room.resize(len.next_power_of_two(), 0);
     }

@@ -17,6 +17,7 @@
 //! segments of `crate::segments` on Linux.
 
 pub(crate) mod codec;
+pub(crate) mod descriptors;
 pub(crate) mod frame;
 pub(crate) mod lending;
 pub(crate) mod memory;
@@ -35,6 +36,7 @@ use std::{
 pub(crate) use lending::Lending;
 pub(crate) use message::{Body, ChannelRef, CreditSlot, EncodeFault, Encoder, Head, Lent, Message};
 
+use self::descriptors::Descriptors;
 use crate::error::LinkEnd;
 
 /// Which of the two peers of a link this one is; it decides the parity of the ids that it allocates.
@@ -113,6 +115,11 @@ pub(crate) trait Sender: Send {
     fn check_element(&self, len: usize) -> Result<(), SendFault> {
         let _ = len; // links whose limit is the payload's carry whatever that allows
         Ok(())
+    }
+
+    /// Whether the messages of this link can carry descriptors. Where they cannot, none may stand in a body.
+    fn carries_descriptors(&self) -> bool {
+        false
     }
 
     /// Whether a message that was refused as [`SendFault::Full`] is worth another try. When it answers
@@ -206,6 +213,12 @@ pub(crate) trait Receiver: Send {
 
 /// What takes the messages that a [`Receiver`] hands out.
 pub(crate) trait Sink {
+    /// Takes the descriptors of the message that comes next. `None`: it had some, and the system has closed them, since
+    /// this process may not have so many open.
+    fn descriptors(&mut self, descriptors: Option<Descriptors>) {
+        drop(descriptors);
+    }
+
     /// Takes one message; `false` stops the drain after it.
     fn message(&mut self, message: Message<'_>) -> bool;
 }

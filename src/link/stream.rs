@@ -11,6 +11,7 @@
 //! What is sent is buffered and written by the link's driver, so that senders do not wait for the system and
 //! many small messages share one write. Credit is granted by messages.
 
+mod carried;
 mod receiver;
 mod sender;
 #[cfg(test)]
@@ -144,8 +145,8 @@ async fn greet<R, W>(
     Limits { max_payload_size, initial_channel_credit }: Limits,
 ) -> Result<Limits, LinkEnd>
 where
-    R: AsyncRead + Unpin + Send,
-    W: AsyncWrite + Unpin + Send,
+    R: AsyncRead + Unpin + Send + 'static,
+    W: AsyncWrite + Unpin + Send + 'static,
 {
     sender.say(&Head::Hello { max_payload_size, initial_channel_credit });
     let (mut greeting, mut sent) = (Greeting(None), false);

@@ -17,6 +17,8 @@
 //! # }
 //! ```
 //!
+//! Over a tokio `UnixStream`, on Linux, [descriptors](crate::Descriptor) travel with calls and answers.
+//!
 //! On TCP, set `TCP_NODELAY` ([`TcpStream::set_nodelay`](tokio::net::TcpStream::set_nodelay)): messages are
 //! written in batches already, and a delayed one is a slow call.
 
@@ -24,6 +26,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 pub use crate::link::stream::HandshakeError;
 use crate::{
+    error::LinkEnd,
     link::{Role, stream::establish},
     rpc::{connection::Connection, options::Options},
 };
@@ -66,7 +69,27 @@ async fn open<S>(stream: S, role: Role, options: Options) -> Result<Connection, 
 where
     S: AsyncRead + AsyncWrite + Send + 'static,
 {
+    let settings = &options.settings;
+    #[cfg_attr(not(unix), expect(unused_mut))]
+    let mut stream = Some(stream);
+    #[cfg(unix)]
+    if settings.max_descriptors > 0
+        && let Some(socket) = take_unix_socket(&mut stream)
+    {
+        let (read, write) = socket.into_split();
+        let parts = establish(read, write, role, settings).await?;
+        return Ok(Connection::start(parts, &options));
+    }
+    let Some(stream) = stream else { return Err(HandshakeError::Ended(LinkEnd::Gone)) }; // never: it was not taken
     let (read, write) = tokio::io::split(stream);
-    let parts = establish(read, write, role, &options.settings).await?;
+    let parts = establish(read, write, role, settings).await?;
     Ok(Connection::start(parts, &options))
+}
+
+/// Takes the stream if it is a Unix socket, whose halves carry descriptors. The choice is made by type, and the compiler
+/// folds it away.
+#[cfg(unix)]
+fn take_unix_socket<S: 'static>(stream: &mut Option<S>) -> Option<tokio::net::UnixStream> {
+    let stream: &mut dyn std::any::Any = stream;
+    stream.downcast_mut::<Option<tokio::net::UnixStream>>()?.take()
 }

@@ -25,7 +25,7 @@ use super::{
     method::Method,
     raw_call::{CallOptions, Payload, RawCall, Reply},
     reason::Reason,
-    scope::{self, Bound},
+    scope::{self, Bindings},
     wire::{Arguments, decode_value},
 };
 use crate::{
@@ -92,7 +92,7 @@ enum State {
 struct Typed<A>(A);
 
 impl<A: Arguments> Payload for Typed<A> {
-    fn encode(&self, out: &mut Encoder<'_>, first_id: u64) -> Result<Vec<Bound>, EncodeFault> {
+    fn encode(&self, out: &mut Encoder<'_>, first_id: u64) -> Result<Bindings, EncodeFault> {
         scope::encoding(first_id, &mut || self.0.encode(out))
     }
 }
@@ -289,7 +289,10 @@ impl Untyped {
         let State::New(caller) = mem::replace(&mut self.state, State::Done) else { return Ok(()) };
         let options = mem::take(&mut self.options);
         self.state = match caller.into_route() {
-            Route::Direct(connection) => State::Direct(RawCall::new(connection, self.method.id, options)?),
+            Route::Direct(connection) => {
+                connection.hub().check_result(self.method)?;
+                State::Direct(RawCall::new(connection, self.method.id, options)?)
+            }
             Route::Managed(manage) => {
                 let Some(payload) = arguments.take() else { return Ok(()) };
                 let (method_id, method) = (self.method.id, Some(self.method));

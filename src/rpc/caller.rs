@@ -96,6 +96,9 @@ impl Caller {
     pub(crate) fn start(self, call: OutgoingCall) -> Replying {
         match self.into_route() {
             Route::Direct(connection) => {
+                if let Some(Err(refusal)) = call.method.map(|method| connection.hub().check_result(method)) {
+                    return Box::pin(ready(Err(refusal.into())));
+                }
                 let mut raw = match RawCall::new(connection, call.method_id, call.options) {
                     Ok(raw) => raw,
                     Err(error) => return Box::pin(ready(Err(error))),

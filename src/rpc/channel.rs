@@ -40,7 +40,10 @@ use super::{
 };
 use crate::{
     error::{LinkEnd, Violation},
-    link::ChannelRef,
+    link::{
+        ChannelRef,
+        descriptors::{Descriptors, Fd},
+    },
     session::{
         connections::ConnKey,
         credit::{Grant, ReceiveWindow, SendWindow},
@@ -397,26 +400,43 @@ impl State {
     }
 }
 
-/// Channels of a message whose handles have not been read. Those that never are, are reset.
+/// Channels and descriptors of a message whose handles have not been read. Those that never are, are reset, or closed.
 #[derive(Default)]
 pub(crate) struct Unclaimed {
     channels: VecDeque<Arc<Channel>>,
+    descriptors: Descriptors,
 }
 
 impl Unclaimed {
     pub(crate) fn new(channels: VecDeque<Arc<Channel>>) -> Self {
-        Unclaimed { channels }
+        Unclaimed { channels, descriptors: Descriptors::default() }
+    }
+
+    /// Adds the descriptors of the message.
+    pub(crate) fn with_descriptors(mut self, descriptors: Descriptors) -> Self {
+        self.descriptors = descriptors;
+        self
     }
 
     pub(crate) fn claim(&mut self) -> Option<Arc<Channel>> {
         self.channels.pop_front()
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.channels.is_empty()
+    #[cfg(unix)]
+    pub(crate) fn claim_descriptor(&mut self) -> Option<Fd> {
+        self.descriptors.pop()
     }
 
-    /// Those that are left.
+    /// Takes all descriptors.
+    pub(crate) fn take_descriptors(&mut self) -> Descriptors {
+        mem::take(&mut self.descriptors)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.channels.is_empty() && self.descriptors.is_empty()
+    }
+
+    /// The channels that are left.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<Channel>> {
         self.channels.iter()
     }

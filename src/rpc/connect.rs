@@ -57,7 +57,14 @@ impl fmt::Debug for ConnectOptions {
 /// Metadata as it goes out, within its limits.
 pub(crate) fn encoded(metadata: &Metadata) -> Result<Vec<u8>, Refusal> {
     metadata.check()?;
-    metadata.encode().map_err(|error| Refusal::Serialize(EncodeError::new(error)))
+    let encoded = if metadata.get(Metadata::DESCRIPTORS).is_some() {
+        let mut allowed = metadata.clone();
+        allowed.drop_reserved();
+        allowed.encode()
+    } else {
+        metadata.encode()
+    };
+    encoded.map_err(|error| Refusal::Serialize(EncodeError::new(error)))
 }
 
 /// A Connect of ours: who waits for its answer, and what is to serve the connection.

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     error::{ConnectionEnd, LinkEnd},
-    link::Parts,
+    link::{Parts, descriptors::MOST_DESCRIPTORS},
     session::{Quota, Session, connections::ConnKey, metadata::Metadata},
 };
 
@@ -72,9 +72,12 @@ impl Connection {
             Quota { requests: settings.max_concurrent_requests, connections: settings.max_connections };
         let channels = ChannelLimits { ours: settings.channel_slots / 2, theirs: settings.max_channels };
         let root = ConnectionState::new(ConnKey::ROOT, options.dispatcher.clone(), Metadata::EMPTY);
+        let most = (settings.max_descriptors as usize).min(MOST_DESCRIPTORS);
+        let max_descriptors = if parts.sender.carries_descriptors() { most } else { 0 };
         let hub = Hub::new(HubParts {
             limits: parts.limits,
             max_nesting: settings.max_nesting,
+            max_descriptors,
             session: Session::new(parts.role, parts.limits, quota, Arc::clone(&root)),
             out: Outgoing::new(parts.sender, settings.max_parked_messages),
             receiver: parts.receiver,

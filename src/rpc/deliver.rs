@@ -10,6 +10,7 @@
 
 use std::{
     collections::VecDeque,
+    mem,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, MutexGuard},
     task::Waker,
@@ -25,6 +26,7 @@ use super::{
     connection::Connection,
     dispatch::IncomingRequest,
     elements::Elements,
+    errors::refusal,
     handler::Handler,
     hub::{Hub, Local},
     incoming::{IncomingConnection, NOT_LISTENING},
@@ -36,7 +38,7 @@ use super::{
 };
 use crate::{
     error::{ConnectionEnd, LinkEnd, Violation},
-    link::{ChannelRef, Head, Message, Sink},
+    link::{ChannelRef, Head, Message, Sink, descriptors::Descriptors},
     session::{
         Answered, Breach, Delivery, Incoming, LeftOpen, Session, answer::Verdict, connections::ConnKey,
         deadlines::Due, metadata::Metadata,
@@ -52,6 +54,15 @@ pub(crate) struct Deliver<'h> {
     heard: bool,
     /// What ends the link, found in a message.
     end: Option<LinkEnd>,
+    /// What came with the message at hand. One word, since nearly always that is nothing.
+    carried: Option<Box<Carried>>,
+}
+
+/// The descriptors of a message.
+enum Carried {
+    Here(Descriptors),
+    /// They were closed: more than this side takes, or than it can have open.
+    Lost(String),
 }
 
 /// Elements of one channel that came one behind the other: looked up once, and put into the channel's queue
@@ -116,7 +127,7 @@ enum Todo<'m> {
 
 impl<'h> Deliver<'h> {
     pub(crate) fn new(hub: &'h Arc<Hub>) -> Self {
-        Deliver { hub, session: None, wakers: Vec::new(), run: None, heard: false, end: None }
+        Deliver { hub, session: None, wakers: Vec::new(), run: None, heard: false, end: None, carried: None }
     }
 
     /// Ends the drain: wakes everybody, and says if the link is to end.
@@ -239,6 +250,7 @@ impl<'h> Deliver<'h> {
             return Todo::Refuse { conn, request_id };
         }
         let channels = self.open_channels(conn, request.channels);
+        let channels = self.with_descriptors(channels);
         let deadline = request.timeout.and_then(|timeout| now().checked_add(timeout));
         let session = self.session.get_or_insert_with(|| lock(&hub.session));
         session.start(conn, request_id, deadline);
@@ -274,6 +286,14 @@ impl<'h> Deliver<'h> {
             opened.push_back(channel);
         }
         Unclaimed::new(opened)
+    }
+
+    /// Adds the descriptors that came with the message, if they are all there.
+    fn with_descriptors(&mut self, channels: Unclaimed) -> Unclaimed {
+        match self.carried.as_deref_mut() {
+            Some(Carried::Here(descriptors)) => channels.with_descriptors(mem::take(descriptors)),
+            _ => channels,
+        }
     }
 
     /// The handle of an open connection; `None` while it is closing.
@@ -313,6 +333,7 @@ impl<'h> Deliver<'h> {
         shared: Option<&'m Shared>,
         channels: Unclaimed,
     ) -> Todo<'m> {
+        let channels = self.with_descriptors(channels);
         let kills = Verdict::split(answer.payload).is_none_or(|(verdict, _)| verdict.kills_channels());
         let dead = if kills { opened } else { Vec::new() };
         match call {
@@ -351,7 +372,11 @@ impl<'h> Deliver<'h> {
         match todo {
             Todo::Nothing => {}
             Todo::Serve { connection, request, shared, channels, deadline } => {
-                IncomingRequest::arrived(connection, request, shared, channels, deadline).dispatch();
+                let request = IncomingRequest::arrived(connection, request, shared, channels, deadline);
+                match self.carried.as_deref_mut() {
+                    Some(Carried::Lost(why)) => drop(request.reject(mem::take(why))),
+                    _ => request.dispatch(),
+                }
             }
             Todo::Refuse { conn, request_id } => Responder::refuse_unopened(hub, conn, request_id),
             Todo::Complete { slot, answer, dead } => {
@@ -389,6 +414,9 @@ fn connection_goodbye<'m>(open: LeftOpen<Local>, reason: &str) -> Todo<'m> {
     Todo::ConnectionOver(open, end)
 }
 
+/// What is said of descriptors that the system has closed.
+const NO_ROOM: &str = "this process may not have so many descriptors open (RLIMIT_NOFILE)";
+
 /// Whether the channels of a message lie where the peer may put them.
 fn check_slots(hub: &Hub, channels: &[ChannelRef]) -> Result<(), LinkEnd> {
     if channels.is_empty() {
@@ -411,6 +439,21 @@ fn decide(hub: &Hub, incoming: IncomingConnection) {
 }
 
 impl Sink for Deliver<'_> {
+    fn descriptors(&mut self, descriptors: Option<Descriptors>) {
+        let carried = match descriptors {
+            Some(descriptors) => match self.hub.check_descriptors(descriptors.len()) {
+                Ok(()) => Carried::Here(descriptors),
+                Err(fault) => Carried::Lost(refusal(fault).to_string()),
+            },
+            None => Carried::Lost(NO_ROOM.into()),
+        };
+        if let Carried::Lost(why) = &carried {
+            self.session = None; // a subscriber may send the log over this very link
+            tracing::warn!(why, "the descriptors of a message were closed");
+        }
+        self.carried = Some(Box::new(carried));
+    }
+
     fn message(&mut self, message: Message<'_>) -> bool {
         self.heard = true;
         if self.continue_run(&message) {
@@ -427,6 +470,9 @@ impl Sink for Deliver<'_> {
                 self.carry_out(todo);
             }
             Err(breach) => self.breach(breach),
+        }
+        if self.carried.is_some() {
+            self.carried = None; // what nobody took is closed
         }
         self.end.is_none()
     }

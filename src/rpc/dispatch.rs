@@ -188,8 +188,8 @@ impl<'a> IncomingRequest<'a> {
         Dispatch(())
     }
 
-    /// Whether the request's arguments open channels.
-    pub(crate) fn opens_channels(&self) -> bool {
+    /// Whether the request's arguments open channels or carry descriptors.
+    pub(crate) fn is_for_one_run(&self) -> bool {
         !self.unread.channels.is_empty()
     }
 

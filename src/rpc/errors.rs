@@ -60,6 +60,16 @@ pub enum CallError<E = Never> {
         /// How it ended, in the peer's words.
         reason: String,
     },
+    /// The call ran, and the peer could not send what it returned: it has descriptors, which the link does not carry, or
+    /// not so many, or which the system does not pass. (Other results that cannot be sent are
+    /// [`Cancelled`](CallError::Cancelled).)
+    ///
+    /// On the wire that is `Cancelled`, with the reason in the Response's metadata.
+    #[error("the call ran, and the peer could not send its result: {reason}")]
+    Unanswered {
+        /// Why, in the peer's words.
+        reason: String,
+    },
     /// The link ended while the call was in flight, and the call was not made again on the next one, since it may have
     /// run.
     #[error("whether the call ran is unknown: {end}")]
@@ -111,6 +121,7 @@ impl CallError {
             CallError::Cancelled => CallError::Cancelled,
             CallError::Rejected { reason } => CallError::Rejected { reason },
             CallError::UpstreamEnded { reason } => CallError::UpstreamEnded { reason },
+            CallError::Unanswered { reason } => CallError::Unanswered { reason },
             CallError::OutcomeUnknown { end } => CallError::OutcomeUnknown { end },
             CallError::CellEnded { cell, end } => CallError::CellEnded { cell, end },
             CallError::Unconnected { attempts, why } => CallError::Unconnected { attempts, why },
@@ -232,6 +243,48 @@ pub enum Refusal {
     /// A `Tx` or `Rx` stands where none may: in an error, or in a stream's element.
     #[error("a stream's handle cannot stand in an error or in a stream's element")]
     HandleMisplaced,
+    /// A descriptor was passed on a link that carries none: a byte stream that is no Unix socket.
+    #[error(
+        "{count} descriptors were passed, and this link carries none: only Unix sockets, shared memory and links within a process do"
+    )]
+    DescriptorsNotCarried {
+        /// How many were passed.
+        count: usize,
+    },
+    /// The method returns a descriptor, and the link carries none.
+    #[error(
+        "the method returns a descriptor, and this link carries none: only Unix sockets, shared memory and links within a process do"
+    )]
+    DescriptorNotReturned,
+    /// More descriptors in one message than it may carry.
+    #[error("{count} descriptors in one message, at most {limit} are passed (Settings::max_descriptors)")]
+    TooManyDescriptors {
+        /// How many were passed.
+        count: usize,
+        /// The most that are.
+        limit: usize,
+    },
+    /// A descriptor stands where none may: in an error, or in a stream's element.
+    #[error("a descriptor cannot stand in an error or in a stream's element")]
+    DescriptorMisplaced,
+    /// The system refused to pass a descriptor, most likely since this process has too many open.
+    #[error("a descriptor cannot be passed: {}", std::io::Error::from_raw_os_error(*.code))]
+    DescriptorUnpassed {
+        /// The system's error, by its number.
+        code: i32,
+    },
+}
+
+impl Refusal {
+    /// Whether it is descriptors that were refused.
+    pub(crate) fn is_of_descriptors(&self) -> bool {
+        matches!(
+            self,
+            Refusal::DescriptorsNotCarried { .. }
+                | Refusal::TooManyDescriptors { .. }
+                | Refusal::DescriptorUnpassed { .. }
+        )
+    }
 }
 
 /// Why a value could not be encoded: its own `Serialize` failed, or it is of a kind that the format does not have,
@@ -412,6 +465,10 @@ pub(crate) fn refusal(fault: EncodeFault) -> Refusal {
         EncodeFault::TooManyChannels { count, limit } => Refusal::TooManyStreams { count, limit },
         EncodeFault::Handle(HandleFault::Passed) => Refusal::HandleInUse,
         EncodeFault::Handle(HandleFault::Misplaced) => Refusal::HandleMisplaced,
+        EncodeFault::Handle(HandleFault::MisplacedDescriptor) => Refusal::DescriptorMisplaced,
+        EncodeFault::NoDescriptors { count } => Refusal::DescriptorsNotCarried { count },
+        EncodeFault::TooManyDescriptors { count, limit } => Refusal::TooManyDescriptors { count, limit },
+        EncodeFault::Descriptor { code } => Refusal::DescriptorUnpassed { code },
         // `sort` has waited for these.
         EncodeFault::NoCredit { len } => Refusal::ElementTooLarge { len, window: 0 },
         EncodeFault::NoSlot => Refusal::HandleInUse,

@@ -33,10 +33,10 @@ use super::{
     reason::Reason,
     relay::Relay,
     respond::Responder,
-    scope::Bound,
+    scope::{Bindings, Bound},
 };
 use crate::{
-    link::{EncodeFault, Encoder, message::HandleFault},
+    link::{EncodeFault, Encoder, descriptors::Descriptors, message::HandleFault},
     session::{answer::Verdict, channels::STEP, metadata::Metadata},
 };
 
@@ -44,23 +44,42 @@ use crate::{
 struct Passed {
     payload: Arrived<'static>,
     channels: Vec<Arc<Channel>>,
+    descriptors: Descriptors,
 }
 
 impl Payload for Passed {
-    fn encode(&self, out: &mut Encoder<'_>, first_id: u64) -> Result<Vec<Bound>, EncodeFault> {
+    fn encode(&self, out: &mut Encoder<'_>, first_id: u64) -> Result<Bindings, EncodeFault> {
         out.extend(&self.payload);
-        pass(&self.channels, first_id)
+        pass(&self.channels, &self.descriptors, first_id)
     }
 }
 
-/// Binds channels that are relayed, in their order.
-fn pass(channels: &[Arc<Channel>], first_id: u64) -> Result<Vec<Bound>, EncodeFault> {
+/// Binds channels that are relayed, in their order, and descriptors that are passed on.
+fn pass(
+    channels: &[Arc<Channel>],
+    descriptors: &Descriptors,
+    first_id: u64,
+) -> Result<Bindings, EncodeFault> {
     let ids = (first_id..).step_by(STEP as usize);
     let bind = |(channel, id): (&Arc<Channel>, u64)| {
         let pass = channel.start_pass().ok_or(EncodeFault::Handle(HandleFault::Passed))?;
         Ok(Bound { pass, half: Half::Unknown, id, unread: Elements::default() })
     };
-    channels.iter().zip(ids).map(bind).collect()
+    let handles = channels.iter().zip(ids).map(bind).collect::<Result<_, _>>()?;
+    Ok(Bindings { handles, descriptors: duplicates(descriptors)? })
+}
+
+/// They are encoded as often as it takes.
+#[cfg(unix)]
+fn duplicates(descriptors: &Descriptors) -> Result<Descriptors, EncodeFault> {
+    let unpassed =
+        |error: std::io::Error| EncodeFault::Descriptor { code: error.raw_os_error().unwrap_or(0) };
+    descriptors.iter().map(|descriptor| descriptor.try_clone().map_err(unpassed)).collect()
+}
+
+#[cfg(not(unix))]
+fn duplicates(_: &Descriptors) -> Result<Descriptors, EncodeFault> {
+    Ok(Descriptors::default())
 }
 
 /// Streams that are about to be relayed: channels that arrived, and those that they go on as.
@@ -103,18 +122,18 @@ impl IncomingRequest<'_> {
     /// Passes the request on to another caller, whatever it is, and the answer back.
     ///
     /// Payloads are not read and not changed. Metadata goes along in both directions, with what is left of the
-    /// request's time; so do the streams of arguments and results, errors, and cancellation. What the caller refuses
+    /// request's time; so do the streams and the descriptors of arguments and results, errors, and cancellation. What the caller refuses
     /// (a payload above the limits that it has with its peer) is answered
     /// [`Rejected`](crate::CallError::Rejected), and when its connection ends the answer is
     /// [`UpstreamEnded`](crate::CallError::UpstreamEnded).
     ///
     /// See [`Forward`](crate::proxy::Forward) for a dispatcher that does this with all requests.
     pub fn forward(self, to: &Caller) -> Dispatch {
-        let (origin, Unread { mut responder, channels, payload }) = self.split();
+        let (origin, Unread { mut responder, mut channels, payload }) = self.split();
         let (method_id, deadline) = (origin.method_id, origin.deadline);
         let runtime = origin.connection.hub().runtime.clone();
-        let streams = Streams::new(channels);
-        let payload = Passed { payload: payload.into_kept(), channels: streams.passed.clone() };
+        let (descriptors, streams) = (channels.take_descriptors(), Streams::new(channels));
+        let payload = Passed { payload: payload.into_kept(), channels: streams.passed.clone(), descriptors };
         let to = to.clone();
         let serving = origin.about_to_serve(None, &mut responder);
         serving.run(Forwarding::Unsent(Some(Box::new(move |metadata| {
@@ -207,20 +226,21 @@ fn poll_relays(relays: &mut FuturesUnordered<Relay>, cx: &mut Context<'_>) -> Po
 
 /// Answers as the peer did.
 async fn answer(reply: Reply, mut responder: Responder, relays: &mut FuturesUnordered<Relay>) -> Outcome {
-    let Reply { payload, channels, metadata, .. } = reply;
+    let Reply { payload, mut channels, metadata, .. } = reply;
     let metadata = encoded(&metadata).unwrap_or_default(); // it is within the limits, since it came
     let verdict = Verdict::split(&payload).map(|(verdict, _)| verdict);
     if let Some(verdict) = verdict.filter(|verdict| verdict.kills_channels()) {
         responder.refuse_alike(verdict, &metadata);
         return Outcome::of(Some(verdict));
     }
-    let mut streams = Streams::new(channels);
-    responder.record(&payload, !streams.passed.is_empty());
+    let alone = !channels.is_empty();
+    let (descriptors, mut streams) = (channels.take_descriptors(), Streams::new(channels));
+    responder.record(&payload, alone);
     let mut place = Place::default();
     let sent = poll_fn(|cx| {
         let answered = responder.poll_answer(cx, &mut place, &metadata, &mut |out, first_id| {
             out.extend(&payload);
-            pass(&streams.passed, first_id)
+            pass(&streams.passed, &descriptors, first_id)
         });
         let _ = poll_relays(relays, cx);
         answered

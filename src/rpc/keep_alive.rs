@@ -19,7 +19,7 @@ use super::{
     connection::{Connection, WeakConnection},
     method_id::{MethodId, method_id},
     raw_call::{CallOptions, Payload, RawCall},
-    scope::Bound,
+    scope::Bindings,
     state::ConnectionState,
 };
 use crate::{
@@ -81,8 +81,8 @@ async fn lives(connection: &Connection, timeout: Duration) -> bool {
 struct Nothing;
 
 impl Payload for Nothing {
-    fn encode(&self, _: &mut Encoder<'_>, _: u64) -> Result<Vec<Bound>, EncodeFault> {
-        Ok(Vec::new())
+    fn encode(&self, _: &mut Encoder<'_>, _: u64) -> Result<Bindings, EncodeFault> {
+        Ok(Bindings::default())
     }
 }
 

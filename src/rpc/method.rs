@@ -4,7 +4,7 @@ use std::fmt;
 
 use postcard_schema::{Schema, schema::NamedType};
 
-use super::method_id::{MethodId, method_id};
+use super::method_id::{MethodId, always_carries_descriptor, method_id};
 
 /// A method of a service, as `#[adjoin::service]` describes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +22,8 @@ pub struct Method {
     pub idempotent: bool,
     /// Its arguments and result. `None`: its id is pinned, and its types need no schema.
     pub(crate) signature: Option<&'static Signature>,
+    /// Every value that it returns has a descriptor in it. Not known of one whose id is pinned.
+    pub(crate) returns_descriptor: bool,
 }
 
 /// The arguments and the result of a method; for generated code.
@@ -63,7 +65,7 @@ pub const fn method(
     inline: bool,
     idempotent: bool,
 ) -> Method {
-    Method { service, name, id, inline, idempotent, signature: None }
+    Method { service, name, id, inline, idempotent, signature: None, returns_descriptor: false }
 }
 
 /// Makes a [`Method`] whose id is computed of its names and its signature; for generated code.
@@ -76,7 +78,8 @@ pub const fn described_method(
     idempotent: bool,
 ) -> Method {
     let id = method_id(service, name, signature.arguments, signature.result, signature.error);
-    Method { service, name, id, inline, idempotent, signature: Some(signature) }
+    let returns_descriptor = always_carries_descriptor(signature.result);
+    Method { service, name, id, inline, idempotent, signature: Some(signature), returns_descriptor }
 }
 
 /// Makes a [`Signature`]; for generated code.

@@ -73,6 +73,9 @@ pub(crate) const TX_FIELD: &str = "adjoin tx";
 /// The only field of the schema of an `Rx`.
 pub(crate) const RX_FIELD: &str = "adjoin rx";
 
+/// The only field of the schema of a descriptor.
+pub(crate) const DESCRIPTOR_FIELD: &str = "adjoin descriptor";
+
 /// The name without the prefix of a raw identifier. `r#type` and `type` are one name: whether a word needs the
 /// prefix depends on the edition of the crate that wrote it.
 pub(crate) fn plain_name(name: &str) -> &str {
@@ -123,7 +126,7 @@ pub const fn occurs_once(id: MethodId, ids: &[MethodId]) -> bool {
     seen == 1
 }
 
-/// Tells whether a `Tx` or an `Rx` stands anywhere in a type: an error type must not hold one.
+/// Tells whether a `Tx`, an `Rx` or a descriptor stands anywhere in a type: an error type must not hold one.
 #[must_use]
 pub const fn carries_channel(schema: &NamedType) -> bool {
     match schema.ty {
@@ -153,6 +156,35 @@ pub const fn carries_channel(schema: &NamedType) -> bool {
     }
 }
 
+/// Tells whether every value of a type has a descriptor in it: one that does not stand in an `Option`, in a variant or in
+/// a sequence.
+pub(crate) const fn always_carries_descriptor(schema: &NamedType) -> bool {
+    match schema.ty {
+        DataModelType::NewtypeStruct(inner) => always_carries_descriptor(inner),
+        DataModelType::Tuple(types) | DataModelType::TupleStruct(types) => {
+            let mut i = 0;
+            while i < types.len() {
+                if always_carries_descriptor(types[i]) {
+                    return true;
+                }
+                i += 1;
+            }
+            false
+        }
+        DataModelType::Struct(fields) => {
+            let mut i = 0;
+            while i < fields.len() {
+                if same(fields[i].name, DESCRIPTOR_FIELD) || always_carries_descriptor(fields[i].ty) {
+                    return true;
+                }
+                i += 1;
+            }
+            false
+        }
+        _ => false,
+    }
+}
+
 const fn any_carries_channel(types: &[&NamedType]) -> bool {
     let mut i = 0;
     while i < types.len() {
@@ -167,7 +199,9 @@ const fn any_carries_channel(types: &[&NamedType]) -> bool {
 const fn any_field_carries_channel(fields: &[&NamedValue]) -> bool {
     let mut i = 0;
     while i < fields.len() {
-        if same(fields[i].name, TX_FIELD) || same(fields[i].name, RX_FIELD) || carries_channel(fields[i].ty) {
+        let name = fields[i].name;
+        let is_handle = same(name, TX_FIELD) || same(name, RX_FIELD) || same(name, DESCRIPTOR_FIELD);
+        if is_handle || carries_channel(fields[i].ty) {
             return true;
         }
         i += 1;
@@ -624,6 +658,36 @@ mod tests {
         assert!(!carries_channel(before::Page::SCHEMA));
         assert!(!carries_channel(before::Shape::SCHEMA));
         assert_ne!(of::<Tx>(), of::<u8>());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_descriptor_that_every_value_has_is_told_from_one_that_some_have() {
+        use crate::Descriptor;
+        #[derive(Schema)]
+        #[expect(dead_code)]
+        struct Always {
+            name: String,
+            inner: (u8, Descriptor),
+        }
+        #[derive(Schema)]
+        #[expect(dead_code)]
+        enum Some {
+            This(Descriptor),
+        }
+        assert!(always_carries_descriptor(Descriptor::SCHEMA));
+        assert!(always_carries_descriptor(Always::SCHEMA));
+        for schema in [
+            <Option<Descriptor>>::SCHEMA,
+            <Vec<Always>>::SCHEMA,
+            Some::SCHEMA,
+            <BTreeMap<u8, Descriptor>>::SCHEMA,
+            before::Page::SCHEMA,
+        ] {
+            assert!(!always_carries_descriptor(schema));
+        }
+        assert!(carries_channel(Some::SCHEMA) && carries_channel(<Vec<Always>>::SCHEMA));
+        assert_ne!(of::<Descriptor>(), of::<u64>());
     }
 
     #[test]

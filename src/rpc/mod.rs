@@ -16,8 +16,11 @@
 //! | `introspection` | what each side offers, and why the other does not know a method |
 //! | `bytes`, `loan`, `payload` | payloads that are not copied where that can be avoided |
 //! | `tx`, `rx`, `channel`, `elements`, `scope` | streams, and how handles find their channels |
+//! | `descriptor`, `bare` | descriptors as values, and in signatures |
 //! | `hub`, `outgoing`, `deliver`, `driver`, `waiters`, `turn`, `clock` | what works on a link: shared state, way out, way in, task |
 
+#[cfg(unix)]
+pub(crate) mod bare;
 mod block;
 pub(crate) mod bytes;
 pub(crate) mod call;
@@ -29,6 +32,8 @@ pub(crate) mod connection;
 pub(crate) mod context;
 pub(crate) mod dedup;
 mod deliver;
+#[cfg(unix)]
+pub(crate) mod descriptor;
 pub(crate) mod dispatch;
 mod driver;
 mod elements;

@@ -28,7 +28,7 @@ use super::{
     method_id::MethodId,
     payload::Payload as Answered,
     respond::BindingBody,
-    scope::Bound,
+    scope::Bindings,
     slot::{Answer, CallSlot, Outcome, timed_out},
     waiters::{lock, try_lock},
 };
@@ -39,8 +39,8 @@ use crate::{
 
 /// What a request carries, encoded as often as it takes.
 pub(crate) trait Payload: Send {
-    /// Appends the payload, and names the handles in it, whose ids count from `first_id`.
-    fn encode(&self, out: &mut Encoder<'_>, first_id: u64) -> Result<Vec<Bound>, EncodeFault>;
+    /// Appends the payload, and names the handles in it, whose ids count from `first_id`, and the descriptors.
+    fn encode(&self, out: &mut Encoder<'_>, first_id: u64) -> Result<Bindings, EncodeFault>;
 }
 
 /// What goes with a call beside its arguments.

@@ -18,7 +18,7 @@ use super::{
     intercept::Outcome,
     outgoing::{Bytes, Outgoing},
     reason::Reason,
-    scope::{self, Bound},
+    scope::{self, Bindings, Bound},
     waiters::lock,
     wire::encode_value,
 };
@@ -106,7 +106,7 @@ impl Responder {
                 }
                 // "and not inside an error type": no scope, so that a handle refuses.
                 result.encode(out).map_err(scope::fault_without_scope)?;
-                Ok(Vec::new())
+                Ok(Bindings::default())
             })
         })
         .await;
@@ -120,7 +120,7 @@ impl Responder {
         let sent = poll_fn(move |cx| {
             self.poll_answer(cx, &mut place, &[], &mut |out, _| {
                 out.extend(&payload);
-                Ok(Vec::new())
+                Ok(Bindings::default())
             })
         })
         .await;
@@ -161,11 +161,11 @@ impl Responder {
         self.refuse_with(verdict, metadata);
     }
 
-    /// The answer that is about to be given, for those who ask again. `opens`: it opens channels, so that it is for
-    /// this caller alone, and the record is that nobody knows.
-    pub(crate) fn record(&mut self, payload: &[u8], opens: bool) {
+    /// The answer that is about to be given, for those who ask again. `alone`: it opens channels or carries descriptors,
+    /// so that it is for this caller alone, and the record is that nobody knows.
+    pub(crate) fn record(&mut self, payload: &[u8], alone: bool) {
         if let Some(recorder) = self.recorder.take()
-            && !opens
+            && !alone
         {
             recorder.record(&payload.into());
         }
@@ -218,8 +218,8 @@ impl Responder {
     }
 }
 
-/// Records what the handler returned, as the payload that answers it. `None`: it opens channels, so it is for this
-/// caller alone, and the record is that nobody knows.
+/// Records what the handler returned, as the payload that answers it. `None`: it opens channels or carries
+/// descriptors, so it is for this caller alone, and the record is that nobody knows.
 fn recorded(recorder: Recorder, result: &dyn Returned, hub: &Hub) -> Option<Arc<[u8]>> {
     struct Plain<'a>(&'a dyn Returned, &'a Hub);
     impl Body for Plain<'_> {
@@ -262,7 +262,13 @@ fn answer(responder: &Responder, metadata: &[u8], encode: &mut EncodeAnswer<'_>)
                 Obstacle::Blocked(blocked) => return Err(blocked),
                 Obstacle::Final(why) => why,
             };
-            send_verdict(hub, &mut out, conn, request_id, Verdict::Cancelled, &[]);
+            let reason = match &why {
+                SendError::Refused(refusal) if refusal.is_of_descriptors() => {
+                    encoded(&Reason::Unsent(refusal.to_string()).to_metadata()).unwrap_or_default() // within limits
+                }
+                _ => Vec::new(),
+            };
+            send_verdict(hub, &mut out, conn, request_id, Verdict::Cancelled, &reason);
             Some((why, responder.spend_channels(&mut session)))
         }
     };
@@ -319,7 +325,7 @@ fn send_verdict(
 }
 
 /// What encodes a payload with handles in it: ids count from the second argument.
-pub(crate) type EncodeAnswer<'a> = dyn FnMut(&mut Encoder<'_>, u64) -> Result<Vec<Bound>, EncodeFault> + 'a;
+pub(crate) type EncodeAnswer<'a> = dyn FnMut(&mut Encoder<'_>, u64) -> Result<Bindings, EncodeFault> + 'a;
 
 /// A payload whose handles become channels of the link when the message was sent.
 pub(crate) struct BindingBody<'a, 'e> {
@@ -361,13 +367,17 @@ impl<'a, 'e> BindingBody<'a, 'e> {
 impl Body for BindingBody<'_, '_> {
     fn encode(&mut self, out: &mut Encoder<'_>) -> Result<(), EncodeFault> {
         self.unbind();
-        let bound = (self.encode)(out, self.first_id)?;
+        let Bindings { handles, descriptors } = (self.encode)(out, self.first_id)?;
         self.hub.check_payload(out.len())?;
-        if bound.is_empty() {
+        if !descriptors.is_empty() {
+            self.hub.check_descriptors(descriptors.len())?;
+            out.attach(descriptors);
+        }
+        if handles.is_empty() {
             return Ok(()); // without a look at the table, which costs a lock and a count
         }
-        self.hub.check_channels(bound.len())?;
-        for bound in bound {
+        self.hub.check_channels(handles.len())?;
+        for bound in handles {
             let slot = self.hub.allot().ok_or(EncodeFault::NoSlot)?;
             let reference = ChannelRef { id: bound.id, slot };
             self.bound.push((bound, reference));

@@ -1,8 +1,9 @@
-//! How `Tx` and `Rx` find their channels while values are encoded and decoded.
+//! How `Tx` and `Rx` find their channels, and descriptors their place, while values are encoded and decoded.
 //!
 //! Serde gives a value no context, so the call that is being encoded or decoded on this thread stands in a
 //! thread-local scope for that long. Encoding asks it for the next channel id; decoding takes the next
-//! channel of the message's list. Outside of a scope a handle refuses to be written or read.
+//! channel of the message's list. Descriptors are bound and claimed in the same way. Outside of a scope a handle
+//! refuses to be written or read.
 
 use std::{
     cell::{Cell, RefCell},
@@ -14,17 +15,36 @@ use super::{
     elements::Elements,
 };
 use crate::{
-    link::{EncodeFault, message::HandleFault},
+    link::{
+        EncodeFault,
+        descriptors::{Descriptors, Fd},
+        message::HandleFault,
+    },
     session::channels::STEP,
     strict::DecodeError,
 };
 
-/// The handles that one encoding has met.
+/// What one encoding has met.
 #[derive(Default)]
-pub(crate) struct Encoding {
+struct Encoding {
     next_id: u64,
-    pub(crate) bound: Vec<Bound>,
-    fault: Option<HandleFault>,
+    bindings: Bindings,
+    fault: Option<EncodeFault>,
+}
+
+/// What a message carries beside its payload.
+#[derive(Default)]
+pub(crate) struct Bindings {
+    pub(crate) handles: Vec<Bound>,
+    /// Duplicates of those that stand in the value.
+    pub(crate) descriptors: Descriptors,
+}
+
+impl Bindings {
+    /// Whether there are no handles and no descriptors.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.handles.is_empty() && self.descriptors.is_empty()
+    }
 }
 
 /// A handle that was encoded: it becomes the peer's when the message is sent.
@@ -39,32 +59,32 @@ pub(crate) struct Bound {
 
 thread_local! {
     static ENCODING: RefCell<Option<Encoding>> = const { RefCell::new(None) };
-    static MISPLACED: Cell<bool> = const { Cell::new(false) };
+    static MISPLACED: Cell<Option<HandleFault>> = const { Cell::new(None) };
     static DECODING: RefCell<Option<Unclaimed>> = const { RefCell::new(None) };
 }
 
-/// Encodes values with their handles: ids count from `first_id`. Returns the handles met.
+/// Encodes values with their handles: ids count from `first_id`. Returns the handles and descriptors met.
 ///
 /// Knows no types, so that it is compiled once, not once a method.
 pub(crate) fn encoding(
     first_id: u64,
     encode: &mut dyn FnMut() -> postcard::Result<()>,
-) -> Result<Vec<Bound>, EncodeFault> {
-    let scope = Encoding { next_id: first_id, bound: Vec::new(), fault: None };
+) -> Result<Bindings, EncodeFault> {
+    let scope = Encoding { next_id: first_id, ..Encoding::default() };
     let outer = ENCODING.replace(Some(scope));
     let guard = Restore(outer);
     let encoded = encode();
     let scope = ENCODING.take().unwrap_or_default();
     drop(guard);
     match (encoded, scope.fault) {
-        (_, Some(fault)) => Err(EncodeFault::Handle(fault)),
+        (_, Some(fault)) => Err(fault),
         (Err(error), None) => Err(EncodeFault::Serialize(error)),
-        (Ok(_), None) => Ok(scope.bound),
+        (Ok(_), None) => Ok(scope.bindings),
     }
 }
 
-/// What is wrong with a message whose channels were not all taken.
-const LEFT_OVER: &str = "more streams came with it than stand in it";
+/// What is wrong with a message whose channels and descriptors were not all taken.
+const LEFT_OVER: &str = "more streams or descriptors came with it than stand in it";
 
 /// Puts the outer scope back, also when a value's `Serialize` panics.
 struct Restore(Option<Encoding>);
@@ -81,22 +101,45 @@ impl Drop for Restore {
 pub(crate) fn bind(channel: &Arc<Channel>, half: Half, unread: impl FnOnce() -> Elements) -> Option<u64> {
     ENCODING.with_borrow_mut(|scope| {
         let Some(scope) = scope.as_mut() else {
-            MISPLACED.set(true);
+            MISPLACED.set(Some(HandleFault::Misplaced));
             return None;
         };
         let Some(pass) = channel.start_pass() else {
-            scope.fault = Some(HandleFault::Passed);
+            scope.fault = Some(EncodeFault::Handle(HandleFault::Passed));
             return None;
         };
         let id = scope.next_id;
         scope.next_id += STEP;
-        scope.bound.push(Bound { pass, half, id, unread: unread() });
+        scope.bindings.handles.push(Bound { pass, half, id, unread: unread() });
         Some(id)
     })
 }
 
+/// A descriptor is being encoded: the place that it has in the message's list, or `None` when it cannot be passed.
+///
+/// One system call, which duplicates it: the value stays its owner, however often it is encoded.
+#[cfg(unix)]
+pub(crate) fn bind_descriptor(descriptor: std::os::fd::BorrowedFd<'_>) -> Option<u64> {
+    ENCODING.with_borrow_mut(|scope| {
+        let Some(scope) = scope.as_mut() else {
+            MISPLACED.set(Some(HandleFault::MisplacedDescriptor));
+            return None;
+        };
+        let descriptors = &mut scope.bindings.descriptors;
+        match descriptor.try_clone_to_owned() {
+            Ok(duplicate) => descriptors.push(duplicate),
+            Err(error) => {
+                let code = error.raw_os_error().unwrap_or_default();
+                scope.fault = Some(EncodeFault::Descriptor { code });
+                return None;
+            }
+        }
+        Some(descriptors.len() as u64 - 1)
+    })
+}
+
 /// Decodes values with their handles, which take `channels` in order. Refused when some were left over; those are
-/// dropped, which resets them.
+/// dropped, which resets them. So do descriptors, which are closed.
 ///
 /// Knows no types, so that it is compiled once, not once a method.
 pub(crate) fn decoding(
@@ -129,8 +172,14 @@ pub(crate) fn claim() -> Option<Arc<Channel>> {
     DECODING.with_borrow_mut(|scope| scope.as_mut()?.claim())
 }
 
+/// A descriptor is being decoded: the next one of the message.
+#[cfg(unix)]
+pub(crate) fn claim_descriptor() -> Option<Fd> {
+    DECODING.with_borrow_mut(|scope| scope.as_mut()?.claim_descriptor())
+}
+
 /// Why a value outside of a scope could not be encoded: because of a handle in it, or because of itself.
 #[inline]
 pub(crate) fn fault_without_scope(error: postcard::Error) -> EncodeFault {
-    if MISPLACED.take() { EncodeFault::Handle(HandleFault::Misplaced) } else { EncodeFault::Serialize(error) }
+    MISPLACED.take().map_or(EncodeFault::Serialize(error), EncodeFault::Handle)
 }

@@ -19,7 +19,8 @@ use crate::{
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be an argument, a result or an element",
     label = "not written and read by serde",
-    note = "`#[derive(serde::Serialize, serde::Deserialize)]` makes it one; it is owned, and `Send`"
+    note = "`#[derive(serde::Serialize, serde::Deserialize)]` makes it one; it is owned, and `Send`",
+    note = "an open file or socket crosses a link as an `adjoin::Descriptor`"
 )]
 pub trait Value: Serialize + DeserializeOwned + Send + 'static {}
 

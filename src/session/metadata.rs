@@ -55,6 +55,10 @@ impl Metadata {
     /// The key that carries a call's timeout in nanoseconds.
     pub const TIMEOUT: &'static str = "timeout-ns";
 
+    /// The key that says how many descriptors come with a message, on links that say it so. It belongs to them:
+    /// entries with it are not sent and not shown.
+    pub(crate) const DESCRIPTORS: &'static str = crate::link::descriptors::ANNOUNCED;
+
     pub(crate) const EMPTY: Metadata = Metadata { entries: Vec::new() };
 
     /// No entries.
@@ -121,6 +125,11 @@ impl Metadata {
         self.push(key, value);
     }
 
+    /// Drops what only a link may say.
+    pub(crate) fn drop_reserved(&mut self) {
+        self.entries.retain(|(key, _)| key != Self::DESCRIPTORS);
+    }
+
     /// Encodes the entries for a [`Head`](crate::link::Head); nothing for none.
     pub(crate) fn encode(&self) -> Result<Vec<u8>, postcard::Error> {
         if self.is_empty() { Ok(Vec::new()) } else { postcard::to_extend(self, Vec::new()) }
@@ -131,8 +140,9 @@ impl Metadata {
         if bytes.is_empty() {
             return Ok(Metadata::new());
         }
-        let metadata: Metadata =
+        let mut metadata: Metadata =
             strict::decode(bytes, strict::NESTING).map_err(|_| Violation::Decode { len: bytes.len() })?;
+        metadata.drop_reserved();
         metadata.check().map_err(|MetadataError { what, value, limit }| Violation::MetadataLimits {
             what,
             value,
@@ -208,6 +218,16 @@ mod tests {
         metadata.push("", "");
         assert_eq!(Metadata::decode(&metadata.encode().unwrap()), Ok(metadata));
         assert_eq!(Metadata::decode(&[]), Ok(Metadata::new()));
+    }
+
+    #[test]
+    fn entries_that_only_a_link_may_write_are_not_shown() {
+        let mut metadata = Metadata::new();
+        metadata.push(Metadata::DESCRIPTORS, 3u64);
+        metadata.push("text", "é");
+        metadata.push(Metadata::DESCRIPTORS, "three");
+        let shown = Metadata::decode(&metadata.encode().unwrap()).unwrap();
+        assert_eq!(shown.iter().collect::<Vec<_>>(), [("text", &MetadataValue::from("é"))]);
     }
 
     #[test]

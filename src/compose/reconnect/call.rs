@@ -26,9 +26,10 @@ use crate::{
         clock::now,
         dedup::Nonce,
         errors::CallError,
+        method::Method,
         method_id::MethodId,
         raw_call::{CallOptions, Payload, RawCall, Reply},
-        scope::Bound,
+        scope::Bindings,
     },
 };
 
@@ -72,6 +73,7 @@ pub(super) async fn run(handle: Arc<Handle>, call: OutgoingCall) -> Result<Reply
 /// A call, as it is made each time.
 struct Request {
     method_id: MethodId,
+    method: Option<&'static Method>,
     options: CallOptions,
     deadline: Option<Instant>,
     /// `None` once it was sent, and is not to be sent again.
@@ -103,7 +105,7 @@ impl Request {
         let deduplicated = shared.policy.deduplicated && (marked || options.nonce.is_some());
         let repeatable = deduplicated || method.is_some_and(|method| method.idempotent);
         let payload = Some(Watched { payload, opens_streams: Cell::new(false) });
-        Ok(Request { method_id, options, deadline, payload, repeatable, repeats: 0 })
+        Ok(Request { method_id, method, options, deadline, payload, repeatable, repeats: 0 })
     }
 
     /// Makes the call on a connection, with the time that is left.
@@ -113,6 +115,9 @@ impl Request {
             options.timeout = Some(deadline.saturating_duration_since(now()));
         }
         let connection = current.connection.clone();
+        if let Some(Err(refusal)) = self.method.map(|method| connection.hub().check_result(method)) {
+            return Err(Failed::Otherwise(refusal.into()));
+        }
         let mut call = RawCall::new(connection, self.method_id, options).map_err(Failed::Otherwise)?;
         let replied = match self.send(&mut call).await {
             Ok(()) => poll_fn(|cx| call.poll_reply(cx)).await,
@@ -149,14 +154,14 @@ impl Request {
     }
 }
 
-/// A payload, and whether it opens streams, which is known when it was encoded.
+/// A payload, and whether it opens streams or carries descriptors, which is known when it was encoded.
 struct Watched {
     payload: Box<dyn Payload>,
     opens_streams: Cell<bool>,
 }
 
 impl Payload for Watched {
-    fn encode(&self, out: &mut Encoder<'_>, first_id: u64) -> Result<Vec<Bound>, EncodeFault> {
+    fn encode(&self, out: &mut Encoder<'_>, first_id: u64) -> Result<Bindings, EncodeFault> {
         let bound = self.payload.encode(out, first_id)?;
         self.opens_streams.set(!bound.is_empty());
         Ok(bound)

@@ -265,3 +265,26 @@ fn a_frame_beyond_the_limit_breaks_the_rule_of_its_kind() {
     assert_eq!(told(&data, 1000), Violation::Decode { len: 500 });
     assert_eq!(told(&goodbye, 999), Violation::Decode { len: 500 });
 }
+
+#[test]
+fn a_number_is_added_to_metadata_and_found_in_it() {
+    #[derive(Serialize)]
+    enum Value<'a> {
+        String(&'a str),
+        Bytes(&'a [u8]),
+        U64(u64),
+    }
+    let entries = [("a", Value::String("x")), ("count", Value::Bytes(&[9])), ("count", Value::U64(7))];
+    let some = postcard::to_extend(entries.as_slice(), Vec::new()).unwrap();
+    for (metadata, known) in [(some.as_slice(), Some(7)), (&[], None)] {
+        assert_eq!(number_in_metadata(metadata, "count"), known);
+        let mut with = Vec::new();
+        put_metadata_with(metadata, "count", 300, &mut with);
+        assert_eq!(number_in_metadata(&with, "count"), Some(300), "the last one counts");
+        assert_eq!(number_in_metadata(&with, "other"), None);
+        let head = Head::Response { conn_id: 0, request_id: 1, metadata: &with };
+        let mut message = Vec::new();
+        encode_head(&head, &[], 0, &mut message);
+        assert_eq!(decode_message(&message, &mut Vec::new()).unwrap().head, head);
+    }
+}

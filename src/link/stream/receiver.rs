@@ -12,7 +12,10 @@ use tokio::{
     task::unconstrained,
 };
 
-use super::end_of;
+use super::{
+    carried::{self, Inbox},
+    end_of,
+};
 use crate::{
     error::{LinkEnd, Violation},
     link::{
@@ -30,6 +33,8 @@ pub(in crate::link) const BATCH: usize = 256;
 pub(super) struct StreamReceiver<R> {
     reader: R,
     deframer: Deframer,
+    /// The descriptors that arrived.
+    carried: Inbox,
     /// Scratch of one message.
     channels: Vec<ChannelRef>,
     max_payload_size: u32,
@@ -47,6 +52,7 @@ impl<R> StreamReceiver<R> {
         StreamReceiver {
             reader,
             deframer: Deframer::new(message_limit(settings.max_payload_size)),
+            carried: Inbox::default(),
             channels: Vec::new(),
             max_payload_size: settings.max_payload_size,
             greeted: false,
@@ -75,7 +81,7 @@ impl<R> StreamReceiver<R> {
                     }
                 }
                 Ok(None) => break,
-                Err(violation) => self.ended = Some(violation.into()),
+                Err(end) => self.ended = Some(end),
             }
         }
         match &self.ended {
@@ -85,18 +91,25 @@ impl<R> StreamReceiver<R> {
     }
 
     /// Hands out the next message and returns whether `sink` takes more; `None` if none is complete.
-    fn hand_out_one(&mut self, sink: &mut dyn Sink) -> Result<Option<bool>, Violation> {
+    fn hand_out_one(&mut self, sink: &mut dyn Sink) -> Result<Option<bool>, LinkEnd> {
         let frame = match self.deframer.next_frame() {
             Ok(Some(frame)) => frame,
             Ok(None) => return Ok(None),
-            Err(FrameFault::Malformed { len }) => return Err(Violation::Decode { len }),
+            Err(FrameFault::Malformed { len }) => return Err(Violation::Decode { len }.into()),
             Err(FrameFault::TooLong { prefix }) => {
-                return Err(in_place(oversize(prefix, self.max_payload_size), self.greeted));
+                return Err(in_place(oversize(prefix, self.max_payload_size), self.greeted).into());
             }
         };
         match decode_message(frame, &mut self.channels) {
-            Ok(message) => Ok(Some(sink.message(message))),
-            Err(violation) => Err(in_place(violation, self.greeted)),
+            Ok(message) => {
+                if !self.carried.is_empty()
+                    && let Some(descriptors) = self.carried.take(&message)?
+                {
+                    sink.descriptors(descriptors);
+                }
+                Ok(Some(sink.message(message)))
+            }
+            Err(violation) => Err(in_place(violation, self.greeted).into()),
         }
     }
 }
@@ -112,7 +125,7 @@ fn in_place(violation: Violation, greeted: bool) -> Violation {
     }
 }
 
-impl<R: AsyncRead + Unpin> StreamReceiver<R> {
+impl<R: AsyncRead + Unpin + 'static> StreamReceiver<R> {
     /// Hands out what has been read, and if that is nothing, reads.
     fn receive(&mut self, cx: &mut Context<'_>, sink: &mut dyn Sink) -> Poll<Result<usize, LinkEnd>> {
         loop {
@@ -120,21 +133,29 @@ impl<R: AsyncRead + Unpin> StreamReceiver<R> {
             if count > 0 {
                 return Poll::Ready(Ok(count));
             }
-            let mut room = ReadBuf::new(self.deframer.room());
-            match ready!(Pin::new(&mut self.reader).poll_read(cx, &mut room)) {
-                Ok(()) if room.filled().is_empty() => self.ended = Some(LinkEnd::Gone),
-                Ok(()) => {
-                    let len = room.filled().len();
-                    self.deframer.arrived(len);
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => self.ended = Some(end_of(error)),
+            match ready!(self.poll_read(cx)) {
+                Ok(Ok(0)) => self.ended = Some(LinkEnd::Gone),
+                Ok(Ok(len)) => self.deframer.arrived(len),
+                Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
+                Ok(Err(error)) => self.ended = Some(end_of(error)),
+                Err(end) => self.ended = Some(end),
             }
         }
     }
+
+    /// Reads what is there, with its descriptors where the stream carries some.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<io::Result<usize>, LinkEnd>> {
+        let room = self.deframer.room();
+        if let Some(read) = carried::poll_read(&self.reader, cx, room, &mut self.carried) {
+            return read;
+        }
+        let mut room = ReadBuf::new(room);
+        let read = ready!(Pin::new(&mut self.reader).poll_read(cx, &mut room));
+        Poll::Ready(Ok(read.map(|()| room.filled().len())))
+    }
 }
 
-impl<R: AsyncRead + Unpin + Send> Receiver for StreamReceiver<R> {
+impl<R: AsyncRead + Unpin + Send + 'static> Receiver for StreamReceiver<R> {
     /// Reads without leaving a waker behind, and thereby takes away the driver's: see `hand_back`.
     fn drain(&mut self, sink: &mut dyn Sink) -> Result<usize, LinkEnd> {
         self.lent = true;

@@ -16,14 +16,17 @@ use tokio::{
     time::{Instant, Sleep, sleep},
 };
 
-use super::end_of;
+use super::{
+    carried::{self, Outbox},
+    end_of,
+};
 use crate::{
     error::LinkEnd,
     link::{
         Body, ChannelRef, Head, Limits, Publish, SendFault, Sender,
         codec::{encode_head, message_limit},
         frame::{max_frame_len, push_frame},
-        message::encode_into,
+        message::encode_carrying,
     },
     settings::Settings,
 };
@@ -34,6 +37,8 @@ pub(super) struct StreamSender<W> {
     /// Whole frames; the first `written` bytes have been written.
     buffer: Vec<u8>,
     written: usize,
+    /// The descriptors that go with frames in it.
+    carried: Outbox,
     /// The bytes that may wait to be written. A message that finds none waiting may exceed it.
     capacity: usize,
     /// The frame, in bytes, that was refused last.
@@ -46,6 +51,8 @@ pub(super) struct StreamSender<W> {
     /// The peer does not read any more: the link ends when `respite` is over.
     hung_up: bool,
     respite: Pin<Box<Sleep>>,
+    /// The system takes no more descriptors: they are tried again when this is over.
+    crowded: Option<Pin<Box<Sleep>>>,
     ended: Option<LinkEnd>,
     /// Scratch of one message.
     head: Vec<u8>,
@@ -57,6 +64,9 @@ pub(super) struct StreamSender<W> {
 /// for that at the latest when it looks whether this is over.
 const RESPITE: Duration = Duration::from_millis(20);
 
+/// How long to wait, where the system has too many descriptors under way, before it is asked again. It tells nobody.
+const CROWDED: Duration = Duration::from_millis(5);
+
 impl<W> StreamSender<W> {
     /// To be created inside of a runtime.
     pub(super) fn new(writer: W, settings: &Settings) -> Self {
@@ -64,6 +74,7 @@ impl<W> StreamSender<W> {
             writer,
             buffer: Vec::new(),
             written: 0,
+            carried: Outbox::default(),
             capacity: usize::try_from(settings.send_buffer).unwrap_or(usize::MAX),
             refused: 0,
             max_message: message_limit(settings.max_payload_size),
@@ -71,6 +82,7 @@ impl<W> StreamSender<W> {
             blocked: false,
             hung_up: false,
             respite: Box::pin(sleep(RESPITE)),
+            crowded: None,
             ended: None,
             head: Vec::new(),
             channels: Vec::new(),
@@ -111,6 +123,7 @@ impl<W> StreamSender<W> {
     fn compact(&mut self) {
         if self.written >= self.waiting() {
             self.buffer.drain(..self.written);
+            self.carried.moved(self.written);
             self.written = 0;
         }
     }
@@ -128,17 +141,30 @@ impl<W> StreamSender<W> {
     }
 }
 
-impl<W: AsyncWrite + Unpin> StreamSender<W> {
+impl<W: AsyncWrite + Unpin + 'static> StreamSender<W> {
     /// Writes all that waits.
     fn poll_write_all(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LinkEnd>> {
         while self.written < self.buffer.len() {
-            match ready!(Pin::new(&mut self.writer).poll_write(cx, &self.buffer[self.written..])) {
+            let (end, carried) = self.carried.piece(self.written, self.buffer.len());
+            let (bytes, carries) = (&self.buffer[self.written..end], carried.is_some());
+            let wrote = match carried {
+                Some(carried) => carried::poll_write(&self.writer, cx, bytes, carried),
+                None => Pin::new(&mut self.writer).poll_write(cx, bytes),
+            };
+            match ready!(wrote) {
                 Ok(0) => return Poll::Ready(Err(LinkEnd::Gone)),
                 Ok(len) => {
+                    if carries {
+                        self.carried.sent();
+                    }
                     self.written = self.buffer.len().min(self.written + len);
                     self.unflushed = true;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if carried::is_crowded(&error) => {
+                    ready!(self.crowded.get_or_insert_with(|| Box::pin(sleep(CROWDED))).as_mut().poll(cx));
+                    self.crowded = None;
+                }
                 Err(error) => return Poll::Ready(Err(end_of(error))),
             }
         }
@@ -152,7 +178,7 @@ impl<W: AsyncWrite + Unpin> StreamSender<W> {
     }
 }
 
-impl<W: AsyncWrite + Unpin + Send> Sender for StreamSender<W> {
+impl<W: AsyncWrite + Unpin + Send + 'static> Sender for StreamSender<W> {
     fn send(&mut self, head: &Head<'_>, body: &mut dyn Body) -> Result<usize, SendFault> {
         if let Some(end) = &self.ended {
             return Err(SendFault::Ended(end.clone()));
@@ -160,9 +186,18 @@ impl<W: AsyncWrite + Unpin + Send> Sender for StreamSender<W> {
         if !self.takes(1) {
             return Err(self.full(1)); // before `body` was troubled
         }
-        let len = encode_into(body, &mut self.payload, &mut self.channels).map_err(SendFault::Encode)?;
+        let (len, descriptors) =
+            encode_carrying(body, &mut self.payload, &mut self.channels).map_err(SendFault::Encode)?;
+        if !descriptors.is_empty() && !self.carried.takes(descriptors.len()) {
+            return Err(self.full(usize::MAX)); // until all that waits is gone
+        }
         self.head.clear();
-        encode_head(head, &self.channels, len, &mut self.head);
+        if descriptors.is_empty() {
+            encode_head(head, &self.channels, len, &mut self.head);
+        } else {
+            let head = self.carried.announce(head, descriptors.len());
+            encode_head(&head, &self.channels, len, &mut self.head);
+        }
         let message = self.head.len().saturating_add(len);
         if message > self.max_message {
             let limit = self.max_message;
@@ -173,8 +208,15 @@ impl<W: AsyncWrite + Unpin + Send> Sender for StreamSender<W> {
             return Err(self.full(frame));
         }
         self.compact();
+        if !descriptors.is_empty() {
+            self.carried.push(self.buffer.len(), descriptors);
+        }
         push_frame(&mut self.buffer, &self.head, &self.payload[..len]);
         Ok(len)
+    }
+
+    fn carries_descriptors(&self) -> bool {
+        carried::carries(&self.writer)
     }
 
     fn publish(&mut self) -> Publish {

@@ -34,8 +34,9 @@ pub use nonce::Nonce;
 /// - A nonce that still runs joins: both get the one answer.
 /// - One whose handler was stopped, or panicked, is answered [`Cancelled`](crate::CallError::Cancelled) again:
 ///   what it had done by then is not known.
-/// - Requests without a nonce, and those that open streams, are served as ever. A result that opens streams is not
-///   remembered; its nonce again is answered `Cancelled`.
+/// - Requests without a nonce, and those that open streams or carry [descriptors](crate::Descriptor), are served as
+///   ever. A result that opens streams or carries descriptors is not remembered; its nonce again is answered
+///   `Cancelled`.
 ///
 /// Memory is [bounded](Deduplicate::memory). The oldest answers are forgotten first: their nonces are answered
 /// `Cancelled` from then on. When there is no room for another nonce, requests that carry one are refused with
@@ -133,7 +134,7 @@ impl<D: ServiceDispatcher> ServiceDispatcher for Deduplicate<D> {
 
     fn dispatch(&self, request: IncomingRequest<'_>) -> Dispatch {
         let nonce = match Nonce::of(request.metadata()) {
-            Ok(Some(nonce)) if !request.opens_channels() => nonce,
+            Ok(Some(nonce)) if !request.is_for_one_run() => nonce,
             Ok(_) => return self.dispatcher.dispatch(request),
             // To run it without its mark could be to run it twice.
             Err(()) => return request.refuse(Verdict::InvalidPayload),

@@ -34,8 +34,10 @@ use super::{
     channel::Channel,
     connect::Connecting,
     elements::Elements,
+    errors::Refusal,
     handler::Handler,
     incoming::OnConnect,
+    method::Method,
     outgoing::Outgoing,
     slot::CallSlot,
     state::ConnectionState,
@@ -65,6 +67,8 @@ impl Ends for Local {
 pub(crate) struct Hub {
     pub(crate) limits: Limits,
     pub(crate) max_nesting: u32,
+    /// Descriptors of one message at most; 0 on a link that carries none.
+    max_descriptors: usize,
     pub(crate) session: Mutex<Session<Local>>,
     pub(crate) out: Mutex<Outgoing>,
     pub(crate) receive: Mutex<Box<dyn Receiver>>,
@@ -114,6 +118,7 @@ pub(crate) struct Hub {
 pub(crate) struct HubParts {
     pub(crate) limits: Limits,
     pub(crate) max_nesting: u32,
+    pub(crate) max_descriptors: usize,
     pub(crate) session: Session<Local>,
     pub(crate) out: Outgoing,
     pub(crate) receiver: Box<dyn Receiver>,
@@ -132,6 +137,7 @@ impl Hub {
         let hub = Arc::new(Hub {
             limits: parts.limits,
             max_nesting: parts.max_nesting,
+            max_descriptors: parts.max_descriptors,
             session: Mutex::new(parts.session),
             out: Mutex::new(parts.out),
             receive: Mutex::new(parts.receiver),
@@ -186,6 +192,24 @@ impl Hub {
     pub(crate) fn check_channels(&self, count: usize) -> Result<(), EncodeFault> {
         let limit = self.most_channels().min(MAX_CHANNELS);
         if count > limit { Err(EncodeFault::TooManyChannels { count, limit }) } else { Ok(()) }
+    }
+
+    /// How many descriptors a message may carry.
+    pub(crate) fn check_descriptors(&self, count: usize) -> Result<(), EncodeFault> {
+        match self.max_descriptors {
+            0 => Err(EncodeFault::NoDescriptors { count }),
+            limit if count > limit => Err(EncodeFault::TooManyDescriptors { count, limit }),
+            _ => Ok(()),
+        }
+    }
+
+    /// What a method always returns has to come back over this link.
+    #[inline]
+    pub(crate) fn check_result(&self, method: &Method) -> Result<(), Refusal> {
+        if method.returns_descriptor && self.max_descriptors == 0 {
+            return Err(Refusal::DescriptorNotReturned);
+        }
+        Ok(())
     }
 
     /// Sends an element, and counts it against its channel's credit.

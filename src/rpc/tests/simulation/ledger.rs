@@ -164,7 +164,11 @@ impl Outcome {
             Err(CallError::Ended(end)) => Outcome::Ended(end.clone()),
             Err(CallError::Refused(refusal)) => Outcome::Refused(refusal.clone()),
             // Nobody here rejects a call, hands one on, or makes one again.
-            Err(CallError::Rejected { reason } | CallError::UpstreamEnded { reason }) => panic!("{reason}"),
+            Err(
+                CallError::Rejected { reason }
+                | CallError::UpstreamEnded { reason }
+                | CallError::Unanswered { reason },
+            ) => panic!("{reason}"),
             Err(CallError::OutcomeUnknown { end }) => panic!("{end}"),
             Err(CallError::Unconnected { why, .. }) => panic!("{why}"),
             Err(CallError::CellEnded { cell, .. }) => panic!("no cell is called {cell}"),

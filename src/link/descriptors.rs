@@ -1,0 +1,127 @@
+//! Descriptors that travel with a message, and the two system calls that carry them over a Unix socket.
+//!
+//! Whoever sends owns duplicates, made when the message was encoded, so that they live for as long as the message
+//! waits. Whoever receives owns what arrived from the system call on: it is closed whatever happens next.
+
+use std::collections::VecDeque;
+
+#[cfg(unix)]
+pub(crate) type Fd = std::os::fd::OwnedFd;
+/// Nothing: there are no descriptors.
+#[cfg(not(unix))]
+pub(crate) type Fd = std::convert::Infallible;
+
+/// The descriptors of a message, in their order. One word, since nearly all messages have none.
+#[derive(Debug, Default)]
+pub(crate) struct Descriptors(Option<Box<List>>);
+
+#[derive(Debug)]
+struct List(VecDeque<Fd>);
+
+impl Descriptors {
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.as_ref().map_or(0, |list| list.0.len())
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Fd> {
+        self.0.iter().flat_map(|list| &list.0)
+    }
+
+    pub(crate) fn push(&mut self, descriptor: Fd) {
+        self.0.get_or_insert_with(|| Box::new(List(VecDeque::new()))).0.push_back(descriptor);
+    }
+
+    /// Takes the first one.
+    #[cfg(unix)]
+    pub(crate) fn pop(&mut self) -> Option<Fd> {
+        let list = self.0.as_mut()?;
+        let first = list.0.pop_front();
+        if list.0.is_empty() {
+            self.0 = None;
+        }
+        first
+    }
+}
+
+impl FromIterator<Fd> for Descriptors {
+    fn from_iter<I: IntoIterator<Item = Fd>>(descriptors: I) -> Self {
+        let list = VecDeque::from_iter(descriptors);
+        Descriptors((!list.is_empty()).then(|| Box::new(List(list))))
+    }
+}
+
+/// Descriptors that one message can carry: what Linux takes in one `sendmsg` (`SCM_MAX_FD`).
+pub(crate) const MOST_DESCRIPTORS: usize = 253;
+
+/// The key in the metadata of a message that carries descriptors over a byte stream; its value says how many.
+pub(crate) const ANNOUNCED: &str = "adjoin-descriptors";
+
+#[cfg(target_os = "linux")]
+pub(crate) use self::socket::{Received, receive, send};
+
+#[cfg(target_os = "linux")]
+mod socket {
+    use std::{
+        io::{self, IoSlice, IoSliceMut},
+        mem::MaybeUninit,
+    };
+
+    use rustix::{
+        fd::BorrowedFd,
+        net::{
+            RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+            SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+        },
+    };
+
+    use super::{Fd, MOST_DESCRIPTORS};
+
+    /// What one `recvmsg` brought.
+    #[derive(Clone, Copy, Debug)]
+    pub(crate) struct Received {
+        pub(crate) bytes: usize,
+        /// Descriptors came for which this process had no room, or more than anybody sends: the system has closed
+        /// them.
+        pub(crate) lost: bool,
+    }
+
+    /// One `sendmsg`, which does not wait: the descriptors go with the first of the bytes. Returns how many of those
+    /// went.
+    pub(crate) fn send(
+        socket: BorrowedFd<'_>,
+        bytes: &[u8],
+        descriptors: &[BorrowedFd<'_>],
+    ) -> io::Result<usize> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_DESCRIPTORS))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        if !descriptors.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(descriptors)) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        Ok(sendmsg(socket, &[IoSlice::new(bytes)], &mut ancillary, flags)?)
+    }
+
+    /// One `recvmsg`, which does not wait. Descriptors are appended, and no program that this one starts inherits
+    /// them.
+    pub(crate) fn receive(
+        socket: BorrowedFd<'_>,
+        bytes: &mut [u8],
+        descriptors: &mut Vec<Fd>,
+    ) -> io::Result<Received> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_DESCRIPTORS))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
+        let got = recvmsg(socket, &mut [IoSliceMut::new(bytes)], &mut ancillary, flags)?;
+        for message in ancillary.drain() {
+            if let RecvAncillaryMessage::ScmRights(rights) = message {
+                descriptors.extend(rights);
+            }
+        }
+        Ok(Received { bytes: got.bytes, lost: got.flags.contains(ReturnFlags::CTRUNC) })
+    }
+}
