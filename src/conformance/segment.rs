@@ -178,13 +178,13 @@ async fn guest_of(says: &[u8], descriptors: &[BorrowedFd<'_>]) -> (Vec<u8>, Stri
 }
 
 fn send(socket: &UnixStream, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<usize> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     assert!(descriptors.is_empty() || ancillary.push(SendAncillaryMessage::ScmRights(descriptors)));
     Ok(sendmsg(socket, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL)?)
 }
 
-/// An offer of these limits, with a descriptor that is no half, by this process.
+/// An offer of these limits, with descriptors that are no half and no socket, by this process.
 async fn guest_of_offer(limits: &Settings) -> (Vec<u8>, String) {
     let geometry = geometry(limits);
     let offer = FromHost::Offer {
@@ -198,7 +198,7 @@ async fn guest_of_offer(limits: &Settings) -> (Vec<u8>, String) {
     };
     let no_half = memfd_create("no half", MemfdFlags::CLOEXEC).expect("the system has memfds");
     let myself = pidfd_open(getpid(), PidfdFlags::empty()).expect("the system has pidfds");
-    guest_of(&agreement(VERSION, &offer), &[no_half.as_fd(), myself.as_fd()]).await
+    guest_of(&agreement(VERSION, &offer), &[no_half.as_fd(), myself.as_fd(), no_half.as_fd()]).await
 }
 
 async fn a_limit_that_one_side_cannot_live_with_is_refused_by_its_name(ground: Ground) {

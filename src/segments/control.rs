@@ -11,24 +11,17 @@
 //! whatever happens next; a message with more or fewer than its kind has is refused. Not one byte behind the
 //! message is read: it may be a ring of the bell already.
 
-use std::{
-    io::{self, IoSlice, IoSliceMut},
-    mem::MaybeUninit,
-    os::unix::net::UnixStream,
-};
+use std::{io, os::unix::net::UnixStream};
 
 use rustix::{
     fd::{AsFd, BorrowedFd, OwnedFd},
     io::{Errno, fcntl_dupfd_cloexec},
-    net::{
-        RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-        SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
-    },
 };
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{handshake::HandshakeError, poller};
+use crate::link::descriptors::{self, Received};
 
 /// The control socket during the handshake.
 #[derive(Debug)]
@@ -63,8 +56,8 @@ impl Control {
         let mut rest = &frame[..HEAD + body];
         let mut attached = descriptors;
         while !rest.is_empty() {
-            let sent =
-                self.0.async_io(Interest::WRITABLE, |socket| send_some(socket, rest, attached)).await?;
+            let send = |socket: &OwnedFd| descriptors::send(socket.as_fd(), rest, attached);
+            let sent = self.0.async_io(Interest::WRITABLE, send).await?;
             attached = &[];
             rest = rest.get(sent..).unwrap_or_default();
         }
@@ -99,55 +92,26 @@ impl Control {
     async fn fill(&self, bytes: &mut [u8], descriptors: &mut Vec<OwnedFd>) -> Result<(), HandshakeError> {
         let mut rest = bytes;
         while !rest.is_empty() {
-            let (read, lost) =
-                self.0.async_io(Interest::READABLE, |socket| receive_some(socket, rest, descriptors)).await?;
+            let receive = |socket: &OwnedFd| descriptors::receive(socket.as_fd(), rest, descriptors);
+            let Received { bytes, lost } = self.0.async_io(Interest::READABLE, receive).await?;
             if lost && is_full(&self.0) {
                 return Err(HandshakeError::descriptor_limit());
             }
             if lost || descriptors.len() > MOST_DESCRIPTORS {
                 return Err(HandshakeError::TooManyDescriptors { limit: MOST_DESCRIPTORS });
             }
-            if read == 0 {
+            if bytes == 0 {
                 return Err(HandshakeError::Closed);
             }
-            rest = rest.get_mut(read..).unwrap_or_default();
+            rest = rest.get_mut(bytes..).unwrap_or_default();
         }
         Ok(())
     }
 }
 
-/// One `sendmsg`.
-fn send_some(socket: &OwnedFd, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<usize> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_DESCRIPTORS))];
-    let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    if !descriptors.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(descriptors)) {
-        return Err(io::ErrorKind::InvalidInput.into());
-    }
-    Ok(sendmsg(socket.as_fd(), &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL)?)
-}
-
 /// Whether this process can have no further descriptor.
 pub(super) fn is_full(any: impl AsFd) -> bool {
     matches!(fcntl_dupfd_cloexec(any, 0), Err(Errno::MFILE | Errno::NFILE))
-}
-
-/// One `recvmsg`: how many bytes came, and whether descriptors were lost because there were more than anybody
-/// expects, or than this process can have. The kernel closes those.
-fn receive_some(
-    socket: &OwnedFd,
-    bytes: &mut [u8],
-    descriptors: &mut Vec<OwnedFd>,
-) -> io::Result<(usize, bool)> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_DESCRIPTORS))];
-    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let got =
-        recvmsg(socket.as_fd(), &mut [IoSliceMut::new(bytes)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
-    for message in ancillary.drain() {
-        if let RecvAncillaryMessage::ScmRights(rights) = message {
-            descriptors.extend(rights);
-        }
-    }
-    Ok((got.bytes, got.flags.contains(ReturnFlags::CTRUNC)))
 }
 
 /// The head of a message of `body` bytes.
@@ -186,7 +150,7 @@ const HEAD: usize = 14;
 /// Bytes of the longest message.
 const LONGEST: usize = 128;
 /// The most descriptors that any message carries.
-const MOST_DESCRIPTORS: usize = 2;
+const MOST_DESCRIPTORS: usize = 3;
 
 #[cfg(test)]
 #[path = "control_tests.rs"]

@@ -2,14 +2,14 @@
 //!
 //! The layout crate says where the parts of a message lie; this says which parts a message of each kind has.
 //! A part that a kind does not have is zero or empty, and a peer that puts something there is not one of
-//! ours.
+//! ours. The number `extra` is the bytes of a Credit, and of a Request or a Response the descriptors that it carries.
 
 use adjoin_shm_layout::{self as layout, BlockRef, FrameHead, Tag};
 use bytes::Bytes;
 
 use crate::{
     error::{LinkEnd, Violation},
-    link::{ChannelRef, CreditSlot, Head, Message},
+    link::{ChannelRef, CreditSlot, Head, Message, descriptors::MOST_DESCRIPTORS},
 };
 
 /// A head, taken apart as a frame wants it.
@@ -132,6 +132,20 @@ pub(super) fn parse<'a>(
     Ok(Message { head: typed(tag.kind, &head, metadata, reason)?, channels, payload, shared: outside })
 }
 
+/// How many descriptors a message carries, by its frame, which was [parsed](parse).
+#[inline]
+pub(super) fn descriptors(tag: u32, body: &[u8]) -> Result<u32, LinkEnd> {
+    let kind = Tag::from_u32(tag).kind;
+    let Some(head) = body.first_chunk().filter(|_| kind == kind::REQUEST || kind == kind::RESPONSE) else {
+        return Ok(0);
+    };
+    let FrameHead { extra, .. } = FrameHead::from_bytes(head);
+    if extra as usize > MOST_DESCRIPTORS {
+        return Err(LinkEnd::Corrupt { field: "frame.extra", value: extra.into() });
+    }
+    Ok(extra)
+}
+
 /// The typed head of a kind that has one.
 #[inline]
 fn typed<'a>(kind: u8, head: &FrameHead, metadata: &'a [u8], reason: &'a str) -> Result<Head<'a>, LinkEnd> {
@@ -177,8 +191,8 @@ const fn parts(kind: u8) -> Option<u8> {
         kind::ACCEPT => CONN | ID | METADATA,
         kind::REJECT => ID | METADATA | REASON,
         kind::GOODBYE => CONN | REASON,
-        kind::REQUEST => CONN | ID | METHOD | METADATA | PAYLOAD | CHANNELS,
-        kind::RESPONSE => CONN | ID | METADATA | PAYLOAD | CHANNELS,
+        kind::REQUEST => CONN | ID | METHOD | METADATA | EXTRA | PAYLOAD | CHANNELS,
+        kind::RESPONSE => CONN | ID | METADATA | EXTRA | PAYLOAD | CHANNELS,
         kind::DATA => CONN | ID | PAYLOAD,
         kind::CANCEL | kind::CLOSE | kind::RESET => CONN | ID,
         kind::CREDIT => CONN | ID | EXTRA,

@@ -3,7 +3,8 @@
 //! ```text
 //! host                                               guest
 //!   makes its half
-//!   Offer { limits, pid } + its half, its pidfd  -->
+//!   Offer { limits, pid } + its half, its pidfd,
+//!     one end of a socket for descriptors        -->
 //!                                                    checks and maps the host's half, makes its own
 //!                                                <-- Accept + its half       (or Refuse, and the end)
 //!   checks and maps the guest's half
@@ -21,6 +22,7 @@ use adjoin_shm_layout::{Geometry, GeometryError, OwnHalf, PeerHalf};
 use rustix::{
     fd::{AsFd, OwnedFd},
     io::Errno,
+    net::{AddressFamily, SocketFlags, SocketType, socketpair, sockopt},
     process::{Resource, getrlimit},
 };
 use serde::{Deserialize, Serialize};
@@ -95,6 +97,9 @@ pub enum HandshakeError {
     /// The descriptor that came as a handle on the host's process is none.
     #[error("the peer sent no handle on the host's process")]
     NoHost,
+    /// The descriptor that came as a socket for descriptors is none.
+    #[error("the peer sent no socket for descriptors")]
+    NoSocket,
     /// The peer refused.
     #[error("the peer refused: {0}")]
     Refused(PeerRefusal),
@@ -226,12 +231,15 @@ impl std::fmt::Display for SegmentLimit {
 pub(super) struct Halves {
     pub(super) own: OwnHalf<Mapping>,
     pub(super) peer: PeerHalf<Mapping>,
+    /// This side's end of the socket that carries descriptors.
+    pub(super) descriptors: OwnedFd,
 }
 
 /// What a host says.
 #[derive(Debug, Serialize, Deserialize)]
 enum FromHost {
-    /// With two descriptors: the host's half and a pidfd of the host.
+    /// With three descriptors: the host's half, a pidfd of the host, and the guest's end of the socket that carries
+    /// descriptors.
     Offer(Offer),
     Attached,
     Refuse(PeerRefusal),
@@ -240,7 +248,7 @@ enum FromHost {
 impl FromHost {
     fn descriptors(&self) -> usize {
         match self {
-            FromHost::Offer(_) => 2,
+            FromHost::Offer(_) => 3,
             FromHost::Attached | FromHost::Refuse(_) => 0,
         }
     }
@@ -285,14 +293,16 @@ pub(super) async fn host(
     geometry: &Geometry,
     host: OwnedFd,
 ) -> Result<Halves, HandshakeError> {
-    let (own, descriptor) = match segment::create(geometry).map_err(HandshakeError::from) {
-        Ok(made) => made,
-        Err(error) => {
-            // The guest may be gone; what is wrong is said to our own caller in any case.
-            let _ = control.send(&FromHost::Refuse(error.refusal()), &[]).await;
-            return Err(error);
-        }
-    };
+    let made = segment::create(geometry).map_err(HandshakeError::from);
+    let ((own, descriptor), (descriptors, theirs)) =
+        match made.and_then(|made| Ok((made, descriptor_sockets()?))) {
+            Ok(made) => made,
+            Err(error) => {
+                // The guest may be gone; what is wrong is said to our own caller in any case.
+                let _ = control.send(&FromHost::Refuse(error.refusal()), &[]).await;
+                return Err(error);
+            }
+        };
     let offer = Offer {
         ring_bytes: geometry.ring_bytes,
         channel_slots: geometry.channel_slots,
@@ -302,7 +312,8 @@ pub(super) async fn host(
         arena_bytes: geometry.arena_bytes,
         host: std::process::id(),
     };
-    let offered = control.send(&FromHost::Offer(offer), &[descriptor.as_fd(), host.as_fd()]).await;
+    let carried = [descriptor.as_fd(), host.as_fd(), theirs.as_fd()];
+    let offered = control.send(&FromHost::Offer(offer), &carried).await;
     if let Err(error) = offered {
         // A guest that does not even look at an offer may have said so.
         return Err(match control.receive(FromGuest::descriptors).await {
@@ -310,15 +321,15 @@ pub(super) async fn host(
             _ => error,
         });
     }
-    drop((descriptor, host));
-    let (answer, descriptors) = match control.receive(FromGuest::descriptors).await {
+    drop((descriptor, host, theirs));
+    let (answer, received) = match control.receive(FromGuest::descriptors).await {
         Ok(received) => received,
         Err(error) => {
             let _ = control.send(&FromHost::Refuse(error.refusal()), &[]).await; // as above
             return Err(error);
         }
     };
-    let half = match (answer, <[OwnedFd; 1]>::try_from(descriptors)) {
+    let half = match (answer, <[OwnedFd; 1]>::try_from(received)) {
         (FromGuest::Accept, Ok([half])) => half,
         (FromGuest::Refuse(refusal), _) => return Err(HandshakeError::Refused(refusal)),
         (FromGuest::Accept, Err(_)) => return Err(HandshakeError::OutOfOrder),
@@ -326,7 +337,7 @@ pub(super) async fn host(
     match segment::open(half, geometry) {
         Ok(peer) => {
             control.send(&FromHost::Attached, &[]).await?;
-            Ok(Halves { own, peer })
+            Ok(Halves { own, peer, descriptors })
         }
         Err(error) => {
             // The guest may be gone; what is wrong is said to our own caller in any case.
@@ -353,15 +364,15 @@ pub(super) async fn guest(
             return Err(error);
         }
     };
-    let (offer, half, host) = match (offer, <[OwnedFd; 2]>::try_from(descriptors)) {
-        (FromHost::Offer(offer), Ok([half, host])) => (offer, half, host),
+    let (offer, half, host, socket) = match (offer, <[OwnedFd; 3]>::try_from(descriptors)) {
+        (FromHost::Offer(offer), Ok([half, host, socket])) => (offer, half, host, socket),
         (FromHost::Refuse(refusal), _) => return Err(HandshakeError::Refused(refusal)),
         _ => return Err(HandshakeError::OutOfOrder),
     };
     let geometry = offer.geometry();
     let prepared = check_host(offer.host, &host)
         .map_err(|error| (PeerRefusal::Message, error))
-        .and_then(|()| halves_of_guest(half, &geometry));
+        .and_then(|()| halves_of_guest(half, socket, &geometry));
     let (halves, descriptor) = match prepared {
         Ok(prepared) => prepared,
         Err((refusal, error)) => {
@@ -408,13 +419,30 @@ impl Offer {
 /// it.
 fn halves_of_guest(
     half: OwnedFd,
+    descriptors: OwnedFd,
     geometry: &Geometry,
 ) -> Result<(Halves, OwnedFd), (PeerRefusal, HandshakeError)> {
     geometry.validate().map_err(|error| (refused_limit(&error), HandshakeError::Limit(error)))?;
     let peer = segment::open(half, geometry).map_err(|error| (PeerRefusal::Half, error.into()))?;
+    check_socket(&descriptors).map_err(|error| (PeerRefusal::Message, error))?;
     let (own, descriptor) =
         segment::create(geometry).map_err(|error| (PeerRefusal::OwnHalf, error.into()))?;
-    Ok((Halves { own, peer }, descriptor))
+    Ok((Halves { own, peer, descriptors }, descriptor))
+}
+
+/// Refuses what is no socket that carries descriptors in packets.
+fn check_socket(descriptors: &OwnedFd) -> Result<(), HandshakeError> {
+    let domain = sockopt::socket_domain(descriptors);
+    let kind = sockopt::socket_type(descriptors);
+    let expected = (Ok(AddressFamily::UNIX), Ok(SocketType::SEQPACKET));
+    if (domain, kind) == expected { Ok(()) } else { Err(HandshakeError::NoSocket) }
+}
+
+/// Both ends of a socket that carries the descriptors of messages: one packet a message, so that what belongs together
+/// comes together.
+pub(super) fn descriptor_sockets() -> io::Result<(OwnedFd, OwnedFd)> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    Ok(socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?)
 }
 
 /// A limit that no segment can have, as the host is told of it.

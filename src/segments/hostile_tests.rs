@@ -7,7 +7,7 @@ use std::{fs::File, os::unix::net::UnixStream};
 use adjoin_shm_layout::{FrameHead, Geometry, OwnHalf, PeerHalf, Tag};
 use memmap2::{MmapOptions, MmapRaw};
 use rustix::{
-    fd::OwnedFd,
+    fd::{AsFd, OwnedFd},
     fs::{self, FallocateFlags, MemfdFlags},
 };
 
@@ -15,10 +15,10 @@ use super::{tests::myself, *};
 use crate::{
     error::{LinkEnd, Violation},
     link::{
-        CreditSlot, SendFault,
+        Body, CreditSlot, EncodeFault, Encoder, Head, SendFault, descriptors,
         testing::{Collector, DATA},
     },
-    segments::{poller, seals, segment},
+    segments::{handshake, poller, seals, segment},
 };
 
 const GEOMETRY: Geometry = Geometry {
@@ -82,23 +82,29 @@ impl Hostile {
 
 /// Our side of a link with such a peer.
 fn attached() -> (Hostile, Parts) {
+    let (hostile, parts, ..) = attached_with_sockets();
+    (hostile, parts)
+}
+
+/// As [`attached`], with the peer's ends of the socket that carries descriptors, and of the bell.
+fn attached_with_sockets() -> (Hostile, Parts, OwnedFd, UnixStream) {
     let (hostile, descriptor) = Hostile::new();
     let (own, _) = segment::create(&GEOMETRY).unwrap();
     let peer: PeerHalf<Mapping> = segment::open(descriptor, &GEOMETRY).unwrap();
     let (socket, other) = UnixStream::pair().unwrap();
-    drop(other);
     socket.set_nonblocking(true).unwrap();
     let bell = Bell::new(poller::register(socket.into()).unwrap());
+    let (descriptors, passage) = handshake::descriptor_sockets().unwrap();
     let peer_process = Peer::other(myself()).unwrap();
     let parts = parts(
-        Halves { own, peer },
+        Halves { own, peer, descriptors },
         bell,
         peer_process,
         Role::Acceptor,
         Ways { waiting: Waiting::Sleep, trusted: false },
     )
     .unwrap();
-    (hostile, parts)
+    (hostile, parts, passage, other)
 }
 
 /// What draining says, twice the same.
@@ -158,6 +164,73 @@ async fn a_message_that_is_none_ends_the_link_after_those_before_it() {
     hostile.word(HEAD, 80);
     assert_eq!(parts.receiver.drain(&mut Collector::all()).unwrap(), 1);
     assert!(matches!(end(&mut parts), LinkEnd::Violation(Violation::UnknownVariant { kind: 200 })));
+}
+
+/// A Request that says that so many descriptors come with it.
+fn carrying(count: u32) -> [u8; FrameHead::BYTES] {
+    FrameHead { id: 1, extra: count, ..FrameHead::default() }.to_bytes()
+}
+
+const REQUEST: Tag = Tag { kind: 5, flags: 0, channels: 0 };
+
+#[tokio::test]
+async fn descriptors_that_cannot_be_end_the_link_by_their_number() {
+    let (hostile, mut parts) = attached();
+    hostile.frame(32, REQUEST.to_u32(), &carrying(254));
+    assert_eq!(corrupt_field(&end(&mut parts)), ("frame.extra", 254));
+
+    let (hostile, mut parts) = attached();
+    hostile.frame(32, Tag { kind: 9, ..REQUEST }.to_u32(), &carrying(1));
+    assert_eq!(corrupt_field(&end(&mut parts)), ("frame.extra", 1));
+}
+
+#[tokio::test]
+async fn descriptors_that_a_frame_announces_and_others_end_the_link() {
+    let (reads, writes) = std::io::pipe().unwrap();
+    // More, fewer, and none at all; and of those that nobody announces, as many as the system takes.
+    for (announced, came) in [(1, 2), (3, 2), (1, 0), (0, 200)] {
+        let (hostile, mut parts, passage, _) = attached_with_sockets();
+        let carried = vec![writes.as_fd(); came];
+        if came > 0 {
+            while descriptors::send(passage.as_fd(), &[0], &carried).is_ok() && announced == 0 {}
+        }
+        hostile.frame(32, REQUEST.to_u32(), &carrying(announced));
+        if announced == 0 {
+            assert_eq!(parts.receiver.drain(&mut Collector::all()).unwrap(), 1);
+            continue;
+        }
+        let LinkEnd::Descriptors { announced: found, arrived } = end(&mut parts) else { panic!("no end") };
+        assert_eq!((found, arrived), (announced.into(), came));
+    }
+    drop(writes);
+    // To the end: nobody has the other end any more.
+    assert_eq!(std::io::Read::read(&mut &reads, &mut [0]).unwrap(), 0);
+}
+
+/// A Request with a descriptor.
+struct Carrying;
+
+impl Body for Carrying {
+    fn encode(&mut self, out: &mut Encoder<'_>) -> Result<(), EncodeFault> {
+        out.attach([std::io::pipe().unwrap().0.into()].into_iter().collect());
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_peer_that_closes_the_socket_for_descriptors_alone_ends_the_link() {
+    let (_hostile, mut parts, passage, _bell) = attached_with_sockets();
+    drop(passage);
+    let head = Head::Request { conn_id: 0, request_id: 1, method_id: 1, metadata: &[] };
+    assert!(matches!(parts.sender.send(&head, &mut Carrying), Err(SendFault::Full)));
+    assert!(!parts.sender.has_room().unwrap());
+    let mut watcher = parts.watcher.take().unwrap();
+    let end = loop {
+        if let Err(end) = std::future::poll_fn(|cx| watcher.poll_rung(cx)).await {
+            break end;
+        }
+    };
+    assert!(matches!(end, LinkEnd::Gone), "{end:?}");
 }
 
 #[tokio::test]

@@ -17,6 +17,7 @@ use super::{
     handshake::{Halves, HandshakeError},
     lending::ShmLending,
     mapping::Mapping,
+    passage::Passage,
     receiver::ShmReceiver,
     segment::SegmentError,
     sender::ShmSender,
@@ -38,6 +39,7 @@ pub(super) struct Shared {
     pub(super) local: Arc<LocalWord>,
     pub(super) waiters: Waiters,
     pub(super) bell: Arc<Bell>,
+    pub(super) passage: Passage,
     /// Whether this side has sent something since it last looked for an answer.
     sent: AtomicBool,
 }
@@ -142,6 +144,7 @@ pub(super) fn parts(
         local: Arc::default(),
         waiters: Waiters::default(),
         bell: bell.clone(),
+        passage: Passage::new(halves.descriptors)?,
         sent: AtomicBool::new(false),
     });
     let spin = Spin::new(ways.waiting, peer.pid());

@@ -14,6 +14,7 @@
 //! | `sender`, `receiver`, `frame`, `credit`, `spin` | the parts of a link |
 //! | `arena`, `lending`, `blocks`, `backing` | blocks for long payloads: ours, those that are lent, the peer's, and where their memory comes from |
 //! | `bell`, `futex` | how sleepers are woken: a task by a byte on the socket, a thread by a futex |
+//! | `passage` | how the descriptors of messages cross |
 //! | `death`, `exit` | that the peer is gone, and how it ended |
 //! | `poller` | descriptors in the runtime's poller |
 //!
@@ -57,6 +58,7 @@ mod lending;
 mod link;
 mod mapping;
 mod output;
+mod passage;
 mod poller;
 mod process;
 mod receiver;

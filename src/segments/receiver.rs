@@ -105,10 +105,14 @@ impl ShmReceiver {
             self.shared.wake(self.reader.publish_consumed());
         }
         let Some(block) = frame::block(tag, body)? else {
-            return Ok(Some(sink.message(frame::parse(tag, body, &mut self.channels, None)?)));
+            let message = frame::parse(tag, body, &mut self.channels, None)?;
+            hand_on_descriptors(&self.shared, tag, body, sink)?;
+            return Ok(Some(sink.message(message)));
         };
         let payload = self.blocks.take(block)?;
-        let more = sink.message(frame::parse(tag, body, &mut self.channels, Some(&payload))?);
+        let message = frame::parse(tag, body, &mut self.channels, Some(&payload))?;
+        hand_on_descriptors(&self.shared, tag, body, sink)?;
+        let more = sink.message(message);
         self.blocks.done(payload);
         Ok(Some(more))
     }
@@ -288,6 +292,16 @@ impl Receiver for ShmReceiver {
         // to find.
         self.spin.forever() || self.arrived().unwrap_or(true) || self.shared.waiters.any()
     }
+}
+
+/// Receives the descriptors that a frame announces, if it does, and hands them on.
+#[inline]
+fn hand_on_descriptors(shared: &Shared, tag: u32, body: &[u8], sink: &mut dyn Sink) -> Result<(), LinkEnd> {
+    let announced = frame::descriptors(tag, body)?;
+    if announced > 0 {
+        sink.descriptors(shared.passage.receive(announced)?);
+    }
+    Ok(())
 }
 
 /// Messages that one drain hands out at most, so that others of the runtime get their turn.

@@ -14,10 +14,14 @@ use super::{
     arena::{NoBlock, OwnArena},
     frame::{self, Framed},
     link::{Mapped, Shared},
+    passage::{Passage, Unpassed},
 };
 use crate::{
     error::LinkEnd,
-    link::{Body, ChannelRef, EncodeFault, Encoder, Head, Lent, Publish, SendFault, Sender},
+    link::{
+        Body, ChannelRef, EncodeFault, Encoder, Head, Lent, Publish, SendFault, Sender,
+        descriptors::Descriptors,
+    },
 };
 
 /// The producer of the ring out, and of the blocks.
@@ -39,6 +43,17 @@ pub(super) struct ShmSender {
     starved: Option<Starved>,
     /// Bytes of the longest payload that travels in the ring.
     longest_inline: usize,
+    passing: Passing,
+}
+
+/// Whether descriptors can be passed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Passing {
+    Open,
+    /// The socket is full.
+    Crowded,
+    /// The peer has closed the socket. Nothing has room any more: the end of the link follows.
+    Closed,
 }
 
 /// Room in the ring, and what else a message needs.
@@ -46,6 +61,7 @@ struct Reserved<'a> {
     room: Room<'a, Mapped>,
     channels: &'a mut Vec<ChannelRef>,
     arena: &'a OwnArena,
+    passage: &'a Passage,
 }
 
 /// What came of encoding a message into some room.
@@ -58,6 +74,8 @@ enum Tried {
     TooLong(usize),
     /// What was lent has to be copied after all.
     Copy,
+    /// Its descriptors were not passed; the length of its frame.
+    Unpassed(usize, Unpassed),
 }
 
 impl ShmSender {
@@ -73,13 +91,19 @@ impl ShmSender {
             wanted_block: None,
             starved: None,
             longest_inline,
+            passing: Passing::Open,
         }
     }
 
     /// Finds room in the ring for a body of at least `len` bytes.
     fn reserve(&mut self, len: usize) -> Result<Reserved<'_>, SendFault> {
         match self.writer.reserve(len) {
-            Ok(room) => Ok(Reserved { room, channels: &mut self.channels, arena: &self.arena }),
+            Ok(room) => Ok(Reserved {
+                room,
+                channels: &mut self.channels,
+                arena: &self.arena,
+                passage: &self.shared.passage,
+            }),
             Err(Reserve::Full) => {
                 self.wanted = len;
                 Err(SendFault::Full)
@@ -105,6 +129,21 @@ impl ShmSender {
         }
     }
 
+    /// The descriptors of a message whose frame has `len` bytes were not passed.
+    fn unpassed(&mut self, len: usize, why: Unpassed) -> SendFault {
+        self.passing = match why {
+            Unpassed::Full => Passing::Crowded,
+            Unpassed::Closed => {
+                // The watch on the peer hears it as the peer's own, and finds out how that ended.
+                self.shared.bell.hang_up();
+                Passing::Closed
+            }
+            Unpassed::Refused { code } => return SendFault::Encode(EncodeFault::Descriptor { code }),
+        };
+        self.wanted = len;
+        SendFault::Full
+    }
+
     /// Sends a message whose payload has about `len` bytes, in a block.
     ///
     /// One more encoding, into the block; a short lock of the arena's, twice; a system call where pages are new.
@@ -119,7 +158,7 @@ impl ShmSender {
             let mut block = self.allot(len)?;
             let mut encoder = Encoder::new(block.bytes(), &mut self.channels);
             let encoded = body.encode(&mut encoder);
-            let (payload, fits) = (encoder.len(), encoder.fits());
+            let (payload, fits, descriptors) = (encoder.len(), encoder.fits(), encoder.into_descriptors());
             if encoded.is_ok() && !fits {
                 arena.give_up(block);
                 len = payload; // a body that is longer each time is refused by the payload's limit
@@ -127,8 +166,13 @@ impl ShmSender {
             }
             let sent = encoded.map_err(SendFault::Encode).and_then(|()| self.reserve_for_block(framed));
             return match sent {
-                Ok((Reserved { room, channels, .. }, count)) => {
-                    commit_block(room, framed, arena.pass(block, payload), channels, count);
+                Ok((Reserved { room, channels, passage, .. }, count)) => {
+                    if let Err(why) = passage.send(&descriptors) {
+                        arena.give_up(block);
+                        return Err(self.unpassed(block_frame_len(framed, count), why));
+                    }
+                    let block = arena.pass(block, payload);
+                    commit_block(room, framed, block, (channels, count), &descriptors);
                     self.unpublished = true;
                     Ok(payload)
                 }
@@ -163,6 +207,7 @@ impl Sender for ShmSender {
                 }
                 Tried::Needs(len) => least = len,
                 Tried::Copy => lendable = 0..0,
+                Tried::Unpassed(len, why) => return Err(self.unpassed(len, why)),
                 Tried::TooLong(len) => return self.send_in_block(&framed, body, len),
             }
         }
@@ -179,7 +224,15 @@ impl Sender for ShmSender {
         Publish::Done
     }
 
-    fn poll_flush(&mut self, _: &mut Context<'_>) -> Poll<Result<(), LinkEnd>> {
+    fn carries_descriptors(&self) -> bool {
+        true
+    }
+
+    /// Nothing to push. While descriptors wait for room, the driver learns when there is.
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LinkEnd>> {
+        if self.passing == Passing::Crowded && self.shared.passage.poll_room(cx).is_ready() {
+            self.passing = Passing::Open;
+        }
         Poll::Ready(Ok(()))
     }
 
@@ -194,6 +247,12 @@ impl Sender for ShmSender {
     /// After it has said `false`, the receiver tells the driver to ask again before it sleeps, and the peer
     /// wakes the driver whenever it frees room.
     fn has_room(&mut self) -> Result<bool, LinkEnd> {
+        if self.passing == Passing::Crowded && self.shared.passage.has_room() {
+            self.passing = Passing::Open;
+        }
+        if self.passing != Passing::Open {
+            return Ok(false); // the driver's waker is with the socket, see `poll_flush`, or the link is at its end
+        }
         if self.starved.is_none() {
             // First, so that whoever falls asleep behind the fence in `starve` sees it.
             self.shared.waiters.enter();
@@ -218,7 +277,7 @@ fn too_large(len: usize, limit: usize) -> SendFault {
 /// Encodes a message into the room that was reserved for it, and commits it if it fits. Payloads of more than `longest`
 /// bytes don't belong there; what lies at the addresses `lendable` may stay there.
 fn try_in(
-    Reserved { mut room, channels, arena }: Reserved<'_>,
+    Reserved { mut room, channels, arena, passage }: Reserved<'_>,
     framed: &Framed<'_>,
     body: &mut dyn Body,
     longest: usize,
@@ -231,8 +290,12 @@ fn try_in(
     encoder.extend(framed.reason.as_bytes());
     body.encode(&mut encoder).map_err(SendFault::Encode)?;
     let (payload, fits, lent, written) = (encoder.len(), encoder.fits(), encoder.lent(), encoder.written());
+    let descriptors = encoder.into_descriptors();
     let count = channel_count(channels.len())?;
     if let Some(lent) = lent {
+        if !descriptors.is_empty() {
+            return Ok(Tried::Copy); // a block that was lent cannot be taken back when they are not passed
+        }
         let len = block_frame_len(framed, count);
         return match (fits, len > room.len()) {
             (false, _) => Ok(Tried::Copy),
@@ -248,7 +311,11 @@ fn try_in(
     if !fits || len > room.len() {
         return Ok(Tried::Needs(len));
     }
-    write_front(&mut room, framed);
+    // Before the frame, which can be taken back, while they cannot.
+    if let Err(why) = passage.send(&descriptors) {
+        return Ok(Tried::Unpassed(len, why));
+    }
+    write_front(&mut room, framed, &descriptors);
     write_channels(&mut room, list, channels);
     room.commit(Tag { kind: framed.kind, flags: 0, channels: count }.to_u32(), len);
     Ok(Tried::Sent(payload - framed.reason.len())) // which the encoder counted first
@@ -268,7 +335,7 @@ fn send_lent(
     let passed =
         arena.pass_lent(lent, before, behind).map_err(|corrupt| SendFault::Ended(frame::corrupt(corrupt)))?;
     let Some(block) = passed else { return Ok(Tried::Copy) };
-    commit_block(room, framed, block, channels, count);
+    commit_block(room, framed, block, (channels, count), &Descriptors::default());
     Ok(Tried::Sent(written + lent.len))
 }
 
@@ -277,19 +344,23 @@ fn commit_block(
     mut room: Room<'_, Mapped>,
     framed: &Framed<'_>,
     block: BlockRef,
-    channels: &[ChannelRef],
-    count: u16,
+    (channels, count): (&[ChannelRef], u16),
+    descriptors: &Descriptors,
 ) {
     let front = FrameHead::BYTES + framed.metadata.len();
-    write_front(&mut room, framed);
+    write_front(&mut room, framed, descriptors);
     room.write_at(front, &block.to_bytes());
     write_channels(&mut room, front + BlockRef::BYTES, channels);
     let tag = Tag { kind: framed.kind, flags: Tag::BLOCK, channels: count };
     room.commit(tag.to_u32(), block_frame_len(framed, count));
 }
 
-fn write_front(room: &mut Room<'_, Mapped>, framed: &Framed<'_>) {
-    room.write_at(0, &framed.head.to_bytes());
+fn write_front(room: &mut Room<'_, Mapped>, framed: &Framed<'_>, descriptors: &Descriptors) {
+    let mut head = framed.head;
+    if !descriptors.is_empty() {
+        head.extra = descriptors.len() as u32; // within `MOST_DESCRIPTORS`
+    }
+    room.write_at(0, &head.to_bytes());
     room.write_at(FrameHead::BYTES, framed.metadata);
 }
 

@@ -1,0 +1,134 @@
+use std::{
+    future::poll_fn,
+    io::{PipeReader, PipeWriter, Read, pipe},
+    task::Poll,
+};
+
+use adjoin_shm_layout::Geometry;
+
+use crate::{
+    link::{
+        Body, EncodeFault, Encoder, Head, Message, Parts, SendFault, Sink, descriptors::Descriptors,
+        testing::DATA,
+    },
+    segments::pair_for_test,
+    settings::Waiting,
+};
+
+/// A ring that takes more messages than the socket takes descriptors.
+const GEOMETRY: Geometry = Geometry {
+    ring_bytes: 1 << 20,
+    channel_slots: 16,
+    max_payload_size: 1024,
+    initial_channel_credit: 1024,
+    arena_blocks: 8,
+    arena_bytes: 2 << 12,
+};
+
+const REQUEST: Head<'static> = Head::Request { conn_id: 0, request_id: 1, method_id: 1, metadata: &[] };
+
+/// A payload that goes with so many duplicates of a descriptor, counts how often it was encoded, and has so many bytes.
+struct Carrying<'a>(&'a PipeWriter, usize, u32, usize);
+
+impl Body for Carrying<'_> {
+    fn encode(&mut self, out: &mut Encoder<'_>) -> Result<(), EncodeFault> {
+        out.extend(&vec![7; self.3]);
+        let Carrying(writer, count, encoded, _) = self;
+        out.attach((0..*count).map(|_| writer.try_clone().unwrap().into()).collect());
+        *encoded += 1;
+        Ok(())
+    }
+}
+
+/// Nobody has the other end any more.
+fn is_over(mut reads: PipeReader) -> bool {
+    reads.read(&mut [0]).unwrap() == 0
+}
+
+/// Sends with one descriptor each until there is no room for more.
+fn fill(parts: &mut Parts, writes: &PipeWriter) -> usize {
+    let mut sent = 0;
+    loop {
+        match parts.sender.send(&REQUEST, &mut Carrying(writes, 1, 0, 100)) {
+            Ok(_) => sent += 1,
+            Err(fault) => {
+                assert!(matches!(fault, SendFault::Full), "{fault:?}");
+                let _ = parts.sender.publish();
+                return sent;
+            }
+        }
+    }
+}
+
+/// Counts messages, and those of them that carry one descriptor.
+#[derive(Default)]
+struct Counter {
+    messages: usize,
+    carrying: usize,
+    most: usize,
+}
+
+impl Sink for Counter {
+    fn descriptors(&mut self, descriptors: Option<Descriptors>) {
+        self.carrying += usize::from(descriptors.is_some_and(|descriptors| descriptors.len() == 1));
+    }
+
+    fn message(&mut self, _: Message<'_>) -> bool {
+        self.messages += 1;
+        self.messages < self.most
+    }
+}
+
+#[tokio::test]
+async fn a_full_socket_leaves_no_room_until_the_peer_has_read_and_then_the_driver_is_woken() {
+    let (mut host, mut guest) = pair_for_test(&GEOMETRY, Waiting::Sleep).await;
+    let (reads, writes) = pipe().unwrap();
+    let sent = fill(&mut host, &writes);
+    assert!(sent > 10, "{sent}");
+    assert!(!host.sender.has_room().unwrap());
+    // What carries none finds the ring as it is.
+    let _ = host.say(&DATA, b"x").unwrap();
+    let polled = poll_fn(|cx| {
+        let flushed = host.sender.poll_flush(cx);
+        assert!(matches!(flushed, Poll::Ready(Ok(()))));
+        Poll::Ready(host.sender.has_room().unwrap())
+    });
+    assert!(!polled.await);
+
+    let mut counter = Counter { most: sent, ..Counter::default() };
+    while counter.messages < sent {
+        assert!(guest.receiver.drain(&mut counter).unwrap() > 0);
+    }
+    assert_eq!(counter.carrying, sent);
+    // Its waker is with the socket: nothing else wakes this task.
+    poll_fn(|cx| {
+        let _ = host.sender.poll_flush(cx);
+        if host.sender.has_room().unwrap() { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+    assert!(fill(&mut host, &writes) > 10);
+    drop((host, guest, writes));
+    assert!(is_over(reads), "leaked");
+}
+
+#[tokio::test]
+async fn a_second_encoding_neither_loses_nor_doubles_descriptors() {
+    let small = Geometry { ring_bytes: 4096, ..GEOMETRY };
+    let (mut host, mut guest) = pair_for_test(&small, Waiting::Sleep).await;
+    let (reads, writes) = pipe().unwrap();
+    let (mut again, mut sent) = (0, 0);
+    // Past the ring's end, where a body is encoded anew; and into blocks.
+    for len in [100, 700].into_iter().flat_map(|len| [len; 200]) {
+        let mut body = Carrying(&writes, 1, 0, len);
+        host.sender.send(&REQUEST, &mut body).unwrap();
+        let _ = host.sender.publish();
+        again += body.2 - 1;
+        sent += 1;
+        let mut counter = Counter { most: usize::MAX, ..Counter::default() };
+        guest.receiver.drain(&mut counter).unwrap();
+        assert_eq!((counter.messages, counter.carrying), (1, 1), "{sent}");
+    }
+    assert!(again > 0, "no body was encoded twice");
+    drop((host, guest, writes));
+    assert!(is_over(reads), "leaked");
+}
