@@ -2,8 +2,9 @@
 //!
 //! Reading order: [`macro@service`] is the entry; `parse` turns a trait into the types of `model`, or into all
 //! that is wrong with it at once; `expand` writes the code. `options` reads the attributes, `owned` knows
-//! which types can cross a link. The generated code reaches the library through `::adjoin` alone.
+//! which types can cross a link, `bare` those that cross it as something else. The generated code reaches the library through `::adjoin` alone.
 
+mod bare;
 mod expand;
 mod model;
 mod options;
@@ -72,6 +73,11 @@ use proc_macro::TokenStream;
 /// `Result<T, E>`, with both types written out, answers the caller with either; any other return type is a
 /// plain value.
 ///
+/// An argument, a result or the value of an `Ok` may be an `OwnedFd` as well, or an `Option` or a `Vec` of it: an open file
+/// or socket, which links over shared memory, Unix sockets and within a process carry. Elsewhere, as in a struct, it is an
+/// `adjoin::Descriptor`, which is what crosses the link. The method of the client then returns a `BareCall`, if its result
+/// has one.
+///
 /// What the trait's documentation says, that of the client and of the dispatcher says, too. Doc comments and
 /// attributes of methods stand at the client's methods, `cfg`s at all that belongs to the method.
 ///
@@ -102,8 +108,8 @@ use proc_macro::TokenStream;
 /// Pins the id, which is computed of the names and the types otherwise: for renames, for types that changed and that
 /// the old ones can still be read as, and for foreign peers. The types need no `Schema` then.
 ///
-/// What is known of types at compile time is their `Schema`. So an error type with a `Tx` or an `Rx` in it, which does
-/// not compile otherwise, is found at run time under a pinned id: its caller is answered `Cancelled`, and the serving
+/// What is known of types at compile time is their `Schema`. So an error type with a `Tx`, an `Rx` or a descriptor in it,
+/// which does not compile otherwise, is found at run time under a pinned id: its caller is answered `Cancelled`, and the serving
 /// side logs why.
 ///
 /// ```
@@ -154,7 +160,7 @@ use proc_macro::TokenStream;
 ///
 /// Generics, references, default bodies, attributes in the wrong place and whatever else cannot cross a link are
 /// refused where they stand, all at once. Two methods with the same id do not compile, and neither do a method pinned
-/// to the id of the one that describes services, and an error type with a `Tx` or an `Rx` in it.
+/// to the id of the one that describes services, and an error type with a `Tx`, an `Rx` or a descriptor in it.
 #[proc_macro_attribute]
 pub fn service(args: TokenStream, input: TokenStream) -> TokenStream {
     match parse::service(args.into(), input.into()) {

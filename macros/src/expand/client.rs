@@ -5,7 +5,10 @@ use quote::{quote, quote_spanned};
 use syn::ext::IdentExt;
 
 use super::{argument_tuple, client_name, schema};
-use crate::model::{Method, PinnedId, Service};
+use crate::{
+    bare,
+    model::{Method, PinnedId, Service},
+};
 
 /// Writes the struct.
 pub(super) fn declare(service: &Service) -> TokenStream {
@@ -123,7 +126,11 @@ fn signature(method: &Method) -> TokenStream {
 fn call(service: &Service, method: &Method) -> TokenStream {
     let vis = &service.vis;
     let Method { attrs, ident, constant, ok, .. } = method;
-    let names: Vec<_> = method.arguments.iter().map(|argument| &argument.ident).collect();
+    let names = method.arguments.iter().map(|argument| &argument.ident);
+    let values = method.arguments.iter().map(|argument| {
+        let name = &argument.ident;
+        bare::into_carried(&argument.ty, quote!(#name))
+    });
     let types = method.arguments.iter().map(|argument| &argument.ty);
     let arguments = argument_tuple(method);
     let error = match &method.error {
@@ -136,12 +143,17 @@ fn call(service: &Service, method: &Method) -> TokenStream {
     });
     let must_use = (!method.has("must_use"))
         .then(|| quote!(#[must_use = "nothing is sent before the call is awaited or blocked on"]));
+    let (call, prepare) = if bare::is_bare(ok) {
+        (quote!(::adjoin::BareCall), quote!(::adjoin::__private::bare_call))
+    } else {
+        (quote!(::adjoin::Call), quote!(::adjoin::__private::call))
+    };
     quote_spanned! {method.span()=>
         #doc
         #(#attrs)*
         #must_use
-        #vis fn #ident(&self #(, #names: #types)*) -> ::adjoin::Call<#arguments, #ok, #error> {
-            ::adjoin::__private::call(&self.caller, Self::#constant, (#(#names,)*))
+        #vis fn #ident(&self #(, #names: #types)*) -> #call<#arguments, #ok, #error> {
+            #prepare(&self.caller, Self::#constant, (#(#values,)*))
         }
     }
 }

@@ -5,7 +5,10 @@ use quote::{format_ident, quote, quote_spanned};
 use syn::ext::IdentExt;
 
 use super::{argument_tuple, client_name, dispatcher_name};
-use crate::model::{Method, Service};
+use crate::{
+    bare,
+    model::{Method, Service},
+};
 
 /// Writes the struct.
 pub(super) fn declare(service: &Service) -> TokenStream {
@@ -104,13 +107,25 @@ fn arm(service: &Service, client: &Ident, index: usize, method: &Method) -> Toke
     let service_trait = &service.ident;
     let arguments = argument_tuple(method);
     let names: Vec<_> = (0..method.arguments.len()).map(|i| format_ident!("argument_{i}")).collect();
+    let carried = bare::carried(ok);
     let serve = match &method.error {
-        None => quote_spanned!(method.span()=> serve::<#arguments, #ok, _, _>),
-        Some(error) => quote_spanned!(method.span()=> serve_result::<#arguments, #ok, #error, _, _>),
+        None => quote_spanned!(method.span()=> serve::<#arguments, #carried, _, _>),
+        Some(error) => quote_spanned!(method.span()=> serve_result::<#arguments, #carried, #error, _, _>),
     };
-    let future = quote! {
-        async move { <__S as #service_trait>::#ident(&*service, #(#names),*).await }
+    let values = method
+        .arguments
+        .iter()
+        .zip(&names)
+        .map(|(argument, name)| bare::from_carried(&argument.ty, quote!(#name)));
+    let served = quote!(<__S as #service_trait>::#ident(&*service, #(#values),*).await);
+    let returned = match &method.error {
+        Some(_) if bare::is_bare(ok) => {
+            quote!(::core::result::Result::map(#served, <#ok as ::adjoin::__private::Bare>::into_carried))
+        }
+        Some(_) => served,
+        None => bare::into_carried(ok, served),
     };
+    let future = quote!(async move { #returned });
     quote! {
         #(#cfgs)*
         #id => {

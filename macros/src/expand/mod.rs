@@ -13,7 +13,10 @@ use syn::Type;
 use syn::ext::IdentExt;
 use syn::spanned::Spanned;
 
-use crate::model::{Method, Service};
+use crate::{
+    bare,
+    model::{Method, Service},
+};
 
 /// Writes all code of a service.
 pub(crate) fn expand(service: &Service) -> TokenStream {
@@ -50,12 +53,13 @@ fn dispatcher_name(service: &Service) -> Ident {
 
 /// The tuple of all arguments, as it stands on the wire.
 fn argument_tuple(method: &Method) -> TokenStream {
-    let types = method.arguments.iter().map(|argument| &argument.ty);
+    let types = method.arguments.iter().map(|argument| bare::carried(&argument.ty));
     quote_spanned!(method.span()=> (#(#types,)*))
 }
 
 /// The schema of a type, with an error at the type where it has none, which says by the function's name what to do.
 fn schema(method: &Method, ty: &Type) -> TokenStream {
+    let ty = bare::carried(ty);
     quote_spanned!(method.span()=> ::adjoin::__private::derive_schema_or_pin_the_id::<#ty>())
 }
 
@@ -82,6 +86,7 @@ fn check_types(method: &Method) -> TokenStream {
     let cfgs = method.cfgs();
     let arguments = method.arguments.iter().map(|argument| &argument.ty);
     let checks = arguments.chain([&method.ok]).chain(&method.error).map(|ty| {
+        let ty = bare::carried(ty);
         quote_spanned! {method.span()=>
             #(#cfgs)*
             const _: () = ::adjoin::__private::derive_serialize_and_deserialize::<#ty>();
@@ -117,7 +122,7 @@ fn check(service: &Service, client: &Ident, method: &Method) -> TokenStream {
         return unique;
     };
     let channel = format!(
-        "service `{}`: the error type of `{}` holds a `Tx` or an `Rx`, which an error cannot carry",
+        "service `{}`: the error type of `{}` holds a `Tx`, an `Rx` or a descriptor, which an error cannot carry",
         service.name, method.name
     );
     let schema = schema(method, error);

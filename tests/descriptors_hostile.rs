@@ -1,0 +1,334 @@
+//! Peers on a Unix socket that send other descriptors than they announce, and a process that may not have more open.
+//! One test at a time, alone in their process: they count what it holds, and one changes its limits.
+#![cfg(target_os = "linux")]
+#![allow(missing_docs)]
+
+mod common;
+
+use std::{
+    collections::VecDeque,
+    fs::File,
+    io::IoSlice,
+    mem::MaybeUninit,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+};
+
+use adjoin::{CallError, Connection, LinkEnd, Options, Refusal, Rx, channel, stream};
+use common::{
+    counts::Counts,
+    watchdog::Watchdog,
+    wire::{Message, MetadataValue, Request},
+};
+use rustix::{
+    net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg},
+    process::{Resource, Rlimit, getrlimit, setrlimit},
+};
+use tokio::{io::AsyncReadExt, net::UnixStream};
+
+const TAKE: u64 = 7;
+
+#[adjoin::service]
+trait Files {
+    #[adjoin(id = 7)]
+    async fn take(&self, all: Vec<OwnedFd>) -> u32;
+    async fn numbers(&self, numbers: Rx<u32>, to: OwnedFd) -> u32;
+}
+
+struct Plain;
+
+impl Files for Plain {
+    async fn take(&self, all: Vec<OwnedFd>) -> u32 {
+        all.len() as u32
+    }
+
+    async fn numbers(&self, mut numbers: Rx<u32>, _to: OwnedFd) -> u32 {
+        let mut sum = 0;
+        while let Ok(Some(number)) = numbers.recv().await {
+            sum += number;
+        }
+        sum
+    }
+}
+
+fn null() -> OwnedFd {
+    File::open("/dev/null").unwrap().into()
+}
+
+/// A peer that writes what it wants.
+struct Raw {
+    socket: UnixStream,
+    unread: Vec<u8>,
+    heard: VecDeque<Message>,
+}
+
+impl Raw {
+    /// One that has greeted, and the link that it has with the service.
+    async fn connected() -> (Self, Connection) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let mut raw = Raw { socket: theirs, unread: Vec::new(), heard: VecDeque::new() };
+        raw.write(&Message::hello().frame(), &[]).await;
+        let serving = Options::new().serve(FilesDispatcher::new(Plain));
+        let link = stream::accept(ours, serving).await.unwrap();
+        assert!(matches!(raw.hear().await, Some(Message::Hello(_))));
+        (raw, link)
+    }
+
+    /// Writes bytes, the first of them with descriptors.
+    async fn write(&self, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) {
+        let (mut rest, mut descriptors) = (bytes, descriptors);
+        while !rest.is_empty() {
+            self.socket.writable().await.unwrap();
+            let sent = self.socket.try_io(tokio::io::Interest::WRITABLE, || {
+                let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(253))];
+                let mut ancillary = SendAncillaryBuffer::new(&mut space);
+                assert!(
+                    descriptors.is_empty() || ancillary.push(SendAncillaryMessage::ScmRights(descriptors))
+                );
+                Ok(sendmsg(&self.socket, &[IoSlice::new(rest)], &mut ancillary, SendFlags::NOSIGNAL)?)
+            });
+            match sent {
+                Ok(sent) => (rest, descriptors) = (&rest[sent..], &[]),
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                Err(_) => return, // the other side has hung up, and what it says is asked for
+            }
+        }
+    }
+
+    /// Calls `take` with so many descriptors in its payload and in its metadata, and with those of `carried`.
+    async fn take(&self, request_id: u64, stand: u8, announced: Option<u64>, carried: &[OwnedFd]) {
+        let carried: Vec<_> = carried.iter().map(AsFd::as_fd).collect();
+        self.write(&take(request_id, stand, announced).frame(), &carried).await;
+    }
+
+    /// The next message; `None` at the end.
+    async fn hear(&mut self) -> Option<Message> {
+        loop {
+            if let Some(message) = self.heard.pop_front() {
+                return Some(message);
+            }
+            let mut buffer = [0; 4096];
+            let len = self.socket.read(&mut buffer).await.unwrap_or(0);
+            if len == 0 {
+                return None;
+            }
+            self.unread.extend_from_slice(&buffer[..len]);
+            while let Some(end) = self.unread.iter().position(|byte| *byte == 0) {
+                let mut frame: Vec<_> = self.unread.drain(..=end).collect();
+                self.heard.push_back(Message::of_frame(&mut frame[..end]));
+            }
+        }
+    }
+
+    /// The payload and the metadata of the answer to a request.
+    async fn answer(&mut self, id: u64) -> (Vec<u8>, String) {
+        match self.hear().await {
+            Some(Message::Response { request_id, payload, metadata, .. }) if request_id == id => {
+                (payload, format!("{metadata:?}"))
+            }
+            other => panic!("{other:?} is no answer to {id}"),
+        }
+    }
+}
+
+fn take(request_id: u64, stand: u8, announced: Option<u64>) -> Message {
+    let metadata = announced.map(|count| ("adjoin-descriptors".to_owned(), MetadataValue::U64(count)));
+    let mut payload = vec![stand];
+    payload.extend(0..stand);
+    let metadata = metadata.into_iter().collect();
+    Message::Request(Request { request_id, method_id: TAKE, metadata, payload, ..Request::default() })
+}
+
+/// Runs a test alone in its process, and looks that nothing is left open.
+fn alone(test: impl Future<Output = ()>) {
+    static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let _hang = Watchdog::seconds(60);
+    // The link runs only while the test waits.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let before = Counts::now();
+        test.await;
+        Counts { threads: usize::MAX, ..before }.settle().await;
+    });
+}
+
+const OK: u8 = 0;
+const INVALID_PAYLOAD: &[u8] = &[1, 2];
+const CANCELLED: &[u8] = &[1, 3];
+
+#[test]
+fn what_is_announced_and_comes_is_taken_however_its_bytes_come() {
+    alone(async {
+        let (mut raw, _link) = Raw::connected().await;
+        for count in [0, 1, 3, 64] {
+            let carried: Vec<_> = (0..count).map(|_| null()).collect();
+            raw.take(u64::from(count) + 1, count, (count > 0).then_some(count.into()), &carried).await;
+            assert_eq!(raw.answer(u64::from(count) + 1).await.0, [OK, count]);
+        }
+        // Byte by byte, and two in one piece with one behind them.
+        let one = take(100, 1, Some(1)).frame();
+        raw.write(&one[..1], &[null().as_fd()]).await;
+        for byte in &one[1..] {
+            raw.write(&[*byte], &[]).await;
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(raw.answer(100).await.0, [OK, 1]);
+        raw.write(&[take(101, 0, None).frame(), one[..5].to_vec()].concat(), &[null().as_fd()]).await;
+        raw.write(&one[5..], &[]).await;
+        assert_eq!(raw.answer(101).await.0, [OK, 0]);
+        assert_eq!(raw.answer(100).await.0, [OK, 1]);
+    });
+}
+
+#[test]
+fn other_descriptors_than_announced_end_the_link_and_are_closed() {
+    for (expected, came) in [(1, 2), (2, 1), (0, 1), (200, 1)] {
+        alone(async {
+            let (raw, link) = Raw::connected().await;
+            let carried: Vec<_> = (0..came).map(|_| null()).collect();
+            raw.take(1, 1, Some(expected), &carried).await;
+            let LinkEnd::Descriptors { announced, arrived } = link.closed().await else {
+                panic!("{:?}", link.end())
+            };
+            assert_eq!((announced, arrived), (expected, came));
+        });
+    }
+}
+
+#[test]
+fn descriptors_that_do_not_come_cost_the_call_alone() {
+    alone(async {
+        let (mut raw, _link) = Raw::connected().await;
+        raw.take(1, 2, Some(2), &[]).await;
+        assert_eq!(raw.answer(1).await.0, INVALID_PAYLOAD);
+        // And those that no value stands for.
+        raw.take(2, 1, Some(2), &[null(), null()]).await;
+        assert_eq!(raw.answer(2).await.0, INVALID_PAYLOAD);
+        raw.take(3, 1, Some(1), &[null()]).await;
+        assert_eq!(raw.answer(3).await.0, [OK, 1]);
+    });
+}
+
+#[test]
+fn descriptors_that_nobody_announces_end_the_link_before_they_are_many() {
+    alone(async {
+        let (mut raw, link) = Raw::connected().await;
+        let carried: Vec<_> = (0..253).map(|_| null()).collect();
+        for request in 1..=2 {
+            raw.take(request, 0, None, &carried).await;
+            assert_eq!(raw.answer(request).await.0, [OK, 0]);
+        }
+        assert!(Counts::now().descriptors < 3 * 253 + 100, "two packets wait at most");
+        raw.take(3, 0, None, &carried).await;
+        let end = link.closed().await;
+        assert!(matches!(end, LinkEnd::Descriptors { announced: 0, arrived: 253 }), "{end:?}");
+        assert!(raw.hear().await.is_none());
+    });
+}
+
+#[test]
+fn more_descriptors_than_this_side_takes_are_closed_and_their_call_is_rejected() {
+    alone(async {
+        let (mut raw, _link) = Raw::connected().await;
+        let carried: Vec<_> = (0..65).map(|_| null()).collect();
+        raw.take(1, 65, Some(65), &carried).await;
+        let (payload, metadata) = raw.answer(1).await;
+        assert_eq!(payload, CANCELLED);
+        assert!(metadata.contains("at most 64"), "{metadata}");
+        raw.take(2, 64, Some(64), &carried[..64]).await;
+        assert_eq!(raw.answer(2).await.0, [OK, 64]);
+    });
+}
+
+/// Lets this process have no more descriptors open than it has, and `more`, until it is dropped.
+struct Limited {
+    before: Rlimit,
+    /// Fill the gaps: what is limited is the number that a descriptor has.
+    _fillers: Vec<File>,
+}
+
+impl Limited {
+    fn to(more: usize) -> Self {
+        let before = getrlimit(Resource::Nofile);
+        let spare: Vec<_> = (0..more).map(|_| null()).collect();
+        let limit = 256; // above all that is open
+        setrlimit(Resource::Nofile, Rlimit { current: Some(limit), ..before }).unwrap();
+        let fillers = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
+        drop(spare);
+        Limited { before, _fillers: fillers }
+    }
+}
+
+impl Drop for Limited {
+    fn drop(&mut self) {
+        setrlimit(Resource::Nofile, self.before).unwrap();
+    }
+}
+
+#[test]
+fn a_process_that_may_not_open_more_rejects_the_call_and_goes_on() {
+    alone(async {
+        let (mut raw, _link) = Raw::connected().await;
+        let carried: Vec<_> = (0..10).map(|_| null()).collect();
+        raw.take(1, 10, Some(10), &carried).await;
+        drop(carried);
+        let limited = Limited::to(3);
+        let (payload, metadata) = raw.answer(1).await;
+        drop(limited);
+        assert_eq!(payload, CANCELLED);
+        assert!(metadata.contains("RLIMIT_NOFILE"), "{metadata}");
+        raw.take(2, 10, Some(10), &(0..10).map(|_| null()).collect::<Vec<_>>()).await;
+        assert_eq!(raw.answer(2).await.0, [OK, 10]);
+    });
+}
+
+#[test]
+fn a_process_that_may_not_open_more_is_refused_what_it_passes() {
+    alone(async {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let serving = Options::new().serve(FilesDispatcher::new(Plain));
+        let (near, _far) =
+            tokio::try_join!(stream::connect(ours, Options::new()), stream::accept(theirs, serving)).unwrap();
+        let files = FilesClient::new(&near);
+        let all: Vec<_> = (0..10).map(|_| null()).collect();
+        let limited = Limited::to(3);
+        let refused = files.take(all).await.unwrap_err();
+        drop(limited);
+        let CallError::Refused(refusal @ Refusal::DescriptorUnpassed { .. }) = refused else {
+            panic!("{refused}")
+        };
+        assert!(refusal.to_string().contains("Too many open files"), "{refusal}");
+        // The stream of such a call has not become the peer's, and ends with the call.
+        let ((tx, rx), to) = (channel(), null());
+        let limited = Limited::to(0);
+        assert!(matches!(files.numbers(rx, to).await, Err(CallError::Refused(_))));
+        drop(limited);
+        assert!(tx.is_closed());
+        assert_eq!(files.take((0..10).map(|_| null()).collect()).await.unwrap(), 10);
+    });
+}
+
+#[test]
+fn what_goes_out_announces_what_goes_with_it_and_nothing_else() {
+    alone(async {
+        let (mut raw, link) = Raw::connected().await;
+        let files = FilesClient::new(&link);
+        for carried in [0, 2] {
+            let mut claim = adjoin::Metadata::new();
+            claim.push("adjoin-descriptors", 3u64);
+            claim.push("mine", "stays");
+            let all = (0..carried).map(|_| null()).collect();
+            let call = tokio::spawn(files.take(all).with_metadata(claim));
+            let Some(Message::Request(Request { metadata, payload, .. })) = raw.hear().await else {
+                panic!("no request")
+            };
+            call.abort();
+            assert!(matches!(raw.hear().await, Some(Message::Cancel { .. })));
+            let mine = ("mine".to_owned(), MetadataValue::String("stays".to_owned()));
+            let announced = ("adjoin-descriptors".to_owned(), MetadataValue::U64(carried));
+            let expected = if carried == 0 { vec![mine] } else { vec![mine, announced] };
+            assert_eq!(metadata, expected);
+            assert_eq!(payload.first(), Some(&(carried as u8)));
+        }
+    });
+}
