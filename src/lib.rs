@@ -178,7 +178,8 @@
 //!
 //! Shared memory needs Linux 5.16 or newer, for `futex_waitv`. On other systems `spawn`, `Launch`, `cell`,
 //! `Cell`, `shm`, their errors and `handshake` do not exist, so that what needs them does not compile; calls and
-//! streams over sockets and within a process are all there.
+//! streams over sockets and within a process are all there. `Descriptor` exists on every Unix; there, other systems than
+//! Linux carry it within a process.
 //!
 //! # Features
 //!

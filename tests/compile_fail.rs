@@ -35,6 +35,7 @@ const COMPILERS_WORDS: &[&str] = &[
     "channel_in_error",
     "computed_id_is_pinned",
     "not_a_tuple",
+    "other_owned_fd",
     "without_schema",
     "without_serde",
 ];
