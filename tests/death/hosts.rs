@@ -65,7 +65,9 @@ pub(super) fn be_a_host() {
                     command.env(WAITS, kind).stdout(Stdio::inherit());
                     let settings = Settings::default().channel_slots(8);
                     let options = Options::new().settings(settings).serve(HostDispatcher::new(Hangs));
-                    let _cell = Launch::new(command).spawn(options).await.unwrap();
+                    // They say how it went for them, however long that takes on a busy machine.
+                    let launch = Launch::new(command).outlives_host(true);
+                    let _cell = launch.spawn(options).await.unwrap();
                     std::future::pending::<()>().await;
                 });
             })

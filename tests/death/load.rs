@@ -59,6 +59,7 @@ impl Loads for Service {
         caller.small(number).await.unwrap_or(0)
     }
 
+    #[allow(clippy::zombie_processes, reason = "it outlives this process, or is reaped with it")]
     async fn leave_a_child(&self) {
         // In a group of its own, so that it outlives the one that is killed.
         use std::os::unix::process::CommandExt;
