@@ -19,6 +19,8 @@ pub(crate) struct Descriptors(Option<Box<List>>);
 struct List(VecDeque<Fd>);
 
 impl Descriptors {
+    pub(crate) const NONE: Descriptors = Descriptors(None);
+
     #[inline]
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_none()

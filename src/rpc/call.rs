@@ -255,7 +255,7 @@ impl Untyped {
             }
         };
         let Reply { payload, channels, metadata, nesting } = reply;
-        let read = payload.decode(|payload| read(payload, channels, &metadata, nesting, result));
+        let read = payload.decode(|payload| read(payload, channels, metadata.as_deref(), nesting, result));
         if let State::Direct(mut call) = mem::replace(&mut self.state, State::Done) {
             call.recycle(payload);
         }
@@ -307,7 +307,7 @@ impl Untyped {
 fn read(
     payload: &[u8],
     channels: Unclaimed,
-    metadata: &Metadata,
+    metadata: Option<&Metadata>,
     nesting: u32,
     result: &mut dyn Expected,
 ) -> Result<(), CallError> {
@@ -320,7 +320,9 @@ fn read(
         Verdict::User => result.read(false, value, nesting).map_err(CallError::InvalidResponse),
         Verdict::UnknownMethod => Err(CallError::UnknownMethod),
         Verdict::InvalidPayload => Err(CallError::InvalidPayload),
-        Verdict::Cancelled => Err(Reason::of(metadata).map_or(CallError::Cancelled, Reason::into_error)),
+        Verdict::Cancelled => {
+            Err(metadata.and_then(Reason::of).map_or(CallError::Cancelled, Reason::into_error))
+        }
     }
 }
 

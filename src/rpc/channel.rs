@@ -400,49 +400,59 @@ impl State {
     }
 }
 
-/// Channels and descriptors of a message whose handles have not been read. Those that never are, are reset, or closed.
+/// Channels and descriptors of a message whose handles have not been read. Those that never are, are reset, or closed. One
+/// word, since nearly all messages have none, and it goes along with each.
 #[derive(Default)]
-pub(crate) struct Unclaimed {
+pub(crate) struct Unclaimed(Option<Box<Left>>);
+
+#[derive(Default)]
+struct Left {
     channels: VecDeque<Arc<Channel>>,
     descriptors: Descriptors,
 }
 
 impl Unclaimed {
     pub(crate) fn new(channels: VecDeque<Arc<Channel>>) -> Self {
-        Unclaimed { channels, descriptors: Descriptors::default() }
+        if channels.is_empty() {
+            return Unclaimed(None);
+        }
+        Unclaimed(Some(Box::new(Left { channels, descriptors: Descriptors::default() })))
     }
 
     /// Adds the descriptors of the message.
     pub(crate) fn with_descriptors(mut self, descriptors: Descriptors) -> Self {
-        self.descriptors = descriptors;
+        if !descriptors.is_empty() {
+            self.0.get_or_insert_default().descriptors = descriptors;
+        }
         self
     }
 
     pub(crate) fn claim(&mut self) -> Option<Arc<Channel>> {
-        self.channels.pop_front()
+        self.0.as_mut()?.channels.pop_front()
     }
 
     #[cfg(unix)]
     pub(crate) fn claim_descriptor(&mut self) -> Option<Fd> {
-        self.descriptors.pop()
+        self.0.as_mut()?.descriptors.pop()
     }
 
     /// Takes all descriptors.
     pub(crate) fn take_descriptors(&mut self) -> Descriptors {
-        mem::take(&mut self.descriptors)
+        self.0.as_mut().map(|left| mem::take(&mut left.descriptors)).unwrap_or_default()
     }
 
+    #[inline]
     pub(crate) fn is_empty(&self) -> bool {
-        self.channels.is_empty() && self.descriptors.is_empty()
+        self.0.as_ref().is_none_or(|left| left.channels.is_empty() && left.descriptors.is_empty())
     }
 
     /// The channels that are left.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<Channel>> {
-        self.channels.iter()
+        self.0.iter().flat_map(|left| &left.channels)
     }
 }
 
-impl Drop for Unclaimed {
+impl Drop for Left {
     fn drop(&mut self) {
         for channel in self.channels.drain(..) {
             channel.end(End::Reset);

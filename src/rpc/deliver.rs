@@ -349,7 +349,8 @@ impl<'h> Deliver<'h> {
             }
             Some(slot) => {
                 let payload = Payload::arrived(answer.payload, shared).into_kept();
-                let answer = Answer { payload, channels, metadata: answer.metadata };
+                let metadata = (!answer.metadata.is_empty()).then(|| Box::new(answer.metadata));
+                let answer = Answer { payload, channels, metadata };
                 Todo::Complete { slot, answer, dead }
             }
             None => Todo::Abandoned { dead, channels },

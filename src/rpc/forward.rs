@@ -226,8 +226,8 @@ fn poll_relays(relays: &mut FuturesUnordered<Relay>, cx: &mut Context<'_>) -> Po
 
 /// Answers as the peer did.
 async fn answer(reply: Reply, mut responder: Responder, relays: &mut FuturesUnordered<Relay>) -> Outcome {
-    let Reply { payload, mut channels, metadata, .. } = reply;
-    let metadata = encoded(&metadata).unwrap_or_default(); // it is within the limits, since it came
+    let metadata = encoded(reply.metadata()).unwrap_or_default(); // it is within the limits, since it came
+    let Reply { payload, mut channels, .. } = reply;
     let verdict = Verdict::split(&payload).map(|(verdict, _)| verdict);
     if let Some(verdict) = verdict.filter(|verdict| verdict.kills_channels()) {
         responder.refuse_alike(verdict, &metadata);

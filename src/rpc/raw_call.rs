@@ -88,9 +88,18 @@ pub(crate) struct Reply {
     pub(crate) payload: Answered<'static>,
     /// The channels that it opened.
     pub(crate) channels: Unclaimed,
-    pub(crate) metadata: Metadata,
+    /// `None`: it has none.
+    pub(crate) metadata: Option<Box<Metadata>>,
     /// The levels that its values may have.
     pub(crate) nesting: u32,
+}
+
+impl Reply {
+    /// What came along with the answer.
+    pub(crate) fn metadata(&self) -> &Metadata {
+        const NONE: &Metadata = &Metadata::EMPTY;
+        self.metadata.as_deref().unwrap_or(NONE)
+    }
 }
 
 /// One request. Dropped while it is in flight it is cancelled.
@@ -113,6 +122,8 @@ enum State {
     Waiting {
         slot: Arc<CallSlot>,
         request_id: u64,
+        /// It was sent by the poll that runs, whose waker is in the slot, and nothing has been received in that since.
+        armed: bool,
     },
     /// The answer was taken out of the slot.
     Answered(Arc<CallSlot>),
@@ -147,10 +158,11 @@ impl RawCall {
         let State::Unsent { timer, place } = &mut self.state else { return Poll::Ready(Ok(())) };
         let hub = self.connection.hub();
         let (method_id, deadline) = (self.method_id, self.deadline);
-        let attempt = || send_request(&self.connection, method_id, payload, &self.metadata, deadline);
+        let attempt =
+            || send_request(&self.connection, method_id, payload, &self.metadata, deadline, cx.waker());
         if let Poll::Ready(sent) = hub.poll_attempt(cx, place, attempt) {
             let Sent { slot, request_id, alone } = sent?;
-            self.state = State::Waiting { slot, request_id };
+            self.state = State::Waiting { slot, request_id, armed: !alone };
             if alone {
                 look_ahead(self.connection.hub(), cx.waker());
             }
@@ -164,9 +176,13 @@ impl RawCall {
         timer.as_mut().poll(cx).map(|()| Err(timed_out(self.timeout)))
     }
 
-    /// Waits for the answer to the request that was sent.
+    /// Waits for the answer to the request that was sent. Where that was by the same poll of the caller, its waker is
+    /// the same one.
     pub(crate) fn poll_reply(&mut self, cx: &TaskContext<'_>) -> Poll<Result<Reply, CallError>> {
-        let State::Waiting { slot, .. } = &self.state else { return Poll::Pending };
+        let State::Waiting { slot, armed, .. } = &mut self.state else { return Poll::Pending };
+        if mem::take(armed) {
+            return Poll::Pending;
+        }
         let outcome = std::task::ready!(slot.poll(cx));
         if let State::Waiting { slot, .. } = mem::replace(&mut self.state, State::Done) {
             self.state = State::Answered(slot);
@@ -184,7 +200,7 @@ impl RawCall {
     /// Whether the callee has stopped the handler because the call's time is over, and its answer was faster than the
     /// timer of this side.
     fn ran_out(&self, answer: &Answer) -> bool {
-        let cancelled = *answer.payload == *Verdict::Cancelled.bytes() && answer.metadata.is_empty();
+        let cancelled = *answer.payload == *Verdict::Cancelled.bytes() && answer.metadata.is_none();
         cancelled && self.deadline.is_some_and(|at| now() + TICK >= at)
     }
 
@@ -214,6 +230,7 @@ fn send_request(
     payload: &dyn Payload,
     metadata: &[u8],
     deadline: Option<Instant>,
+    waker: &Waker,
 ) -> Result<Sent, Obstacle<CallError>> {
     let (hub, conn) = (connection.hub(), connection.key());
     let mut session = lock(&hub.session);
@@ -227,7 +244,7 @@ fn send_request(
     let head = Head::Request { conn_id: conn.id, request_id, method_id: method_id.get(), metadata };
     let mut out = lock(&hub.out);
     hub.noted(out.send(&head, &mut body)).map_err(sort)?;
-    let slot = CallSlot::take();
+    let slot = CallSlot::take(waker);
     open.calls.start(Arc::clone(&slot), body.channels(), deadline);
     let alone = open.calls.in_flight() == 1;
     body.adopt(connection, &mut session, conn);
@@ -267,7 +284,7 @@ impl Drop for RawCall {
     /// Cancels the call if it is in flight. The races: its answer may be on its way, which is then dropped
     /// when it arrives; or in the slot already, which drops it, and resets what it opened.
     fn drop(&mut self) {
-        if let State::Waiting { slot, request_id } = &self.state {
+        if let State::Waiting { slot, request_id, .. } = &self.state {
             let (hub, conn, request_id) = (self.connection.hub(), self.connection.key(), *request_id);
             let mut session = lock(&hub.session);
             let abandoned = session.connection(conn).and_then(|open| open.calls.abandon(request_id));

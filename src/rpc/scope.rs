@@ -24,10 +24,19 @@ use crate::{
     strict::DecodeError,
 };
 
-/// What one encoding has met.
-#[derive(Default)]
+/// An encoding that is under way on this thread. Nearly all meet neither a handle nor a descriptor: what they have is in
+/// two words, and what others have met is elsewhere.
+#[derive(Clone, Copy)]
 struct Encoding {
+    /// The id of the next channel.
     next_id: u64,
+    /// Something was met.
+    any: bool,
+}
+
+/// What an encoding has met.
+#[derive(Default)]
+struct Met {
     bindings: Bindings,
     fault: Option<EncodeFault>,
 }
@@ -58,9 +67,18 @@ pub(crate) struct Bound {
 }
 
 thread_local! {
-    static ENCODING: RefCell<Option<Encoding>> = const { RefCell::new(None) };
+    static ENCODING: Cell<Option<Encoding>> = const { Cell::new(None) };
+    /// What the encoding that is under way has met; nothing, unless it says so.
+    static MET: RefCell<Met> = const { RefCell::new(Met::NOTHING) };
     static MISPLACED: Cell<Option<HandleFault>> = const { Cell::new(None) };
+    /// Whether something can be claimed; looked at first, since nearly always that is not so.
+    static CLAIMABLE: Cell<bool> = const { Cell::new(false) };
     static DECODING: RefCell<Option<Unclaimed>> = const { RefCell::new(None) };
+}
+
+impl Met {
+    const NOTHING: Met =
+        Met { bindings: Bindings { handles: Vec::new(), descriptors: Descriptors::NONE }, fault: None };
 }
 
 /// Encodes values with their handles: ids count from `first_id`. Returns the handles and descriptors met.
@@ -70,16 +88,14 @@ pub(crate) fn encoding(
     first_id: u64,
     encode: &mut dyn FnMut() -> postcard::Result<()>,
 ) -> Result<Bindings, EncodeFault> {
-    let scope = Encoding { next_id: first_id, ..Encoding::default() };
-    let outer = ENCODING.replace(Some(scope));
-    let guard = Restore(outer);
+    let guard = Restore::enter(Encoding { next_id: first_id, any: false });
     let encoded = encode();
-    let scope = ENCODING.take().unwrap_or_default();
+    let met = if ENCODING.get().is_some_and(|scope| scope.any) { MET.take() } else { Met::NOTHING };
     drop(guard);
-    match (encoded, scope.fault) {
+    match (encoded, met.fault) {
         (_, Some(fault)) => Err(fault),
         (Err(error), None) => Err(EncodeFault::Serialize(error)),
-        (Ok(_), None) => Ok(scope.bindings),
+        (Ok(_), None) => Ok(met.bindings),
     }
 }
 
@@ -87,31 +103,58 @@ pub(crate) fn encoding(
 const LEFT_OVER: &str = "more streams or descriptors came with it than stand in it";
 
 /// Puts the outer scope back, also when a value's `Serialize` panics.
-struct Restore(Option<Encoding>);
+struct Restore {
+    outer: Option<Encoding>,
+    /// What the outer one had met.
+    met: Option<Box<Met>>,
+}
+
+impl Restore {
+    #[inline]
+    fn enter(scope: Encoding) -> Self {
+        let outer = ENCODING.replace(Some(scope));
+        let met = outer.is_some_and(|outer| outer.any).then(|| Box::new(MET.take()));
+        Restore { outer, met }
+    }
+}
 
 impl Drop for Restore {
     #[inline]
     fn drop(&mut self) {
-        ENCODING.replace(self.0.take());
+        let inner = ENCODING.replace(self.outer);
+        if self.met.is_some() || inner.is_some_and(|inner| inner.any) {
+            // Dropped under no borrow: what was bound takes locks.
+            drop(MET.replace(self.met.take().map_or(Met::NOTHING, |met| *met)));
+        }
     }
+}
+
+/// Hands what is under way to something that is met. `None`: nothing is.
+fn meet<R>(meets: impl FnOnce(&mut Encoding, &mut Met) -> R) -> Option<R> {
+    let mut scope = ENCODING.get()?;
+    scope.any = true;
+    ENCODING.set(Some(scope)); // also if it panics
+    let met = MET.with_borrow_mut(|met| meets(&mut scope, met));
+    ENCODING.set(Some(scope));
+    Some(met)
 }
 
 /// A handle is being encoded: the id that stands for it, or `None` when it cannot be passed here.
 #[inline]
 pub(crate) fn bind(channel: &Arc<Channel>, half: Half, unread: impl FnOnce() -> Elements) -> Option<u64> {
-    ENCODING.with_borrow_mut(|scope| {
-        let Some(scope) = scope.as_mut() else {
-            MISPLACED.set(Some(HandleFault::Misplaced));
-            return None;
-        };
+    let bound = meet(|scope, met| {
         let Some(pass) = channel.start_pass() else {
-            scope.fault = Some(EncodeFault::Handle(HandleFault::Passed));
+            met.fault = Some(EncodeFault::Handle(HandleFault::Passed));
             return None;
         };
         let id = scope.next_id;
         scope.next_id += STEP;
-        scope.bindings.handles.push(Bound { pass, half, id, unread: unread() });
+        met.bindings.handles.push(Bound { pass, half, id, unread: unread() });
         Some(id)
+    });
+    bound.unwrap_or_else(|| {
+        MISPLACED.set(Some(HandleFault::Misplaced));
+        None
     })
 }
 
@@ -120,21 +163,21 @@ pub(crate) fn bind(channel: &Arc<Channel>, half: Half, unread: impl FnOnce() -> 
 /// One system call, which duplicates it: the value stays its owner, however often it is encoded.
 #[cfg(unix)]
 pub(crate) fn bind_descriptor(descriptor: std::os::fd::BorrowedFd<'_>) -> Option<u64> {
-    ENCODING.with_borrow_mut(|scope| {
-        let Some(scope) = scope.as_mut() else {
-            MISPLACED.set(Some(HandleFault::MisplacedDescriptor));
-            return None;
-        };
-        let descriptors = &mut scope.bindings.descriptors;
+    let bound = meet(|_, met| {
+        let descriptors = &mut met.bindings.descriptors;
         match descriptor.try_clone_to_owned() {
             Ok(duplicate) => descriptors.push(duplicate),
             Err(error) => {
                 let code = error.raw_os_error().unwrap_or_default();
-                scope.fault = Some(EncodeFault::Descriptor { code });
+                met.fault = Some(EncodeFault::Descriptor { code });
                 return None;
             }
         }
         Some(descriptors.len() as u64 - 1)
+    });
+    bound.unwrap_or_else(|| {
+        MISPLACED.set(Some(HandleFault::MisplacedDescriptor));
+        None
     })
 }
 
@@ -146,8 +189,11 @@ pub(crate) fn decoding(
     channels: Unclaimed,
     decode: &mut dyn FnMut() -> Result<(), DecodeError>,
 ) -> Result<(), DecodeError> {
+    if channels.is_empty() && !CLAIMABLE.get() {
+        return decode();
+    }
     // An empty list counts too: it hides the channels of an outer decoding.
-    let outer = RestoreDecoding(DECODING.replace(Some(channels)));
+    let outer = RestoreDecoding(CLAIMABLE.replace(true), DECODING.replace(Some(channels)));
     let decoded = decode();
     let rest = DECODING.take();
     drop(outer);
@@ -156,12 +202,13 @@ pub(crate) fn decoding(
 }
 
 /// Puts the outer scope back, also when a value's `Deserialize` panics.
-struct RestoreDecoding(Option<Unclaimed>);
+struct RestoreDecoding(bool, Option<Unclaimed>);
 
 impl Drop for RestoreDecoding {
     #[inline]
     fn drop(&mut self) {
-        let inner = DECODING.replace(self.0.take());
+        CLAIMABLE.set(self.0);
+        let inner = DECODING.replace(self.1.take());
         drop(inner);
     }
 }

@@ -51,7 +51,8 @@ pub(crate) struct Answer {
     pub(crate) payload: Payload<'static>,
     /// The channels that it opened.
     pub(crate) channels: Unclaimed,
-    pub(crate) metadata: Metadata,
+    /// `None`: it has none, as nearly all.
+    pub(crate) metadata: Option<Box<Metadata>>,
 }
 
 /// How a Connect went.
@@ -127,11 +128,21 @@ impl<T> Slot<T> {
 }
 
 impl CallSlot {
-    /// A slot for a call that begins: a used one of this thread, if there is one.
+    /// A slot for a call that begins, with the caller's waker in it: a used one of this thread, if there is one.
     #[inline]
-    pub(crate) fn take() -> Arc<Self> {
-        let used = USED.try_with(|used| used.borrow_mut().pop());
-        used.ok().flatten().unwrap_or_else(Slot::new)
+    pub(crate) fn take(waker: &Waker) -> Arc<Self> {
+        let used = USED.try_with(|used| used.borrow_mut().pop()).ok().flatten();
+        let (mut slot, spare) = used.unwrap_or_else(|| (Slot::new(), Vec::new()));
+        loop {
+            // Nobody else has it, so that no lock is needed. Whoever completed it may hold it for a moment longer; then it
+            // goes with them.
+            if let Some(only) = Arc::get_mut(&mut slot) {
+                let inner = only.inner.get_mut().unwrap_or_else(PoisonError::into_inner);
+                *inner = Inner { state: State::Waiting(Some(waker.clone())), spare };
+                return slot;
+            }
+            slot = Slot::new();
+        }
     }
 
     /// Hands an answer to the caller; its payload is copied into the room that the slot has.
@@ -140,37 +151,34 @@ impl CallSlot {
     pub(crate) fn answer(&self, payload: &[u8], channels: Unclaimed) -> Option<Waker> {
         self.complete_with(channels, |channels, mut room| {
             room.extend_from_slice(payload);
-            Outcome::Answer(Answer { payload: Payload::Copied(room), channels, metadata: Metadata::EMPTY })
+            Outcome::Answer(Answer { payload: Payload::Copied(room), channels, metadata: None })
         })
     }
 
     /// The call is over, and its answer was read: keeps the slot and the room for the next call of this thread.
     #[inline]
-    pub(crate) fn keep(mut slot: Arc<Self>, payload: Payload<'static>) {
-        // Whoever completed it may still hold it for a moment; then it goes with them.
-        let Some(inner) = Arc::get_mut(&mut slot) else { return };
-        let inner = inner.inner.get_mut().unwrap_or_else(PoisonError::into_inner);
-        inner.state = State::Waiting(None);
-        if let Payload::Copied(mut room) = payload
-            && room.capacity() <= MAX_SPARE
-        {
-            room.clear();
-            inner.spare = room;
-        }
+    pub(crate) fn keep(slot: Arc<Self>, payload: Payload<'static>) {
+        let room = match payload {
+            Payload::Copied(mut room) if room.capacity() <= MAX_SPARE => {
+                room.clear();
+                room
+            }
+            _ => Vec::new(),
+        };
         // Fails while the thread ends.
         let _ = USED.try_with(|used| {
             let mut used = used.borrow_mut();
             if used.len() < MAX_USED {
-                used.push(slot);
+                used.push((slot, room));
             }
         });
     }
 }
 
 thread_local! {
-    /// Slots of calls that are over. Of the thread, since a lock would cost as much as the allocations that this
-    /// saves.
-    static USED: RefCell<Vec<Arc<CallSlot>>> = const { RefCell::new(Vec::new()) };
+    /// Slots of calls that are over, and room for an answer. Of the thread, since a lock would cost as much as the
+    /// allocations that this saves.
+    static USED: RefCell<Vec<(Arc<CallSlot>, Vec<u8>)>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Slots that a thread keeps.

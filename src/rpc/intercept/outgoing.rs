@@ -160,7 +160,7 @@ fn outcome(reply: &Result<Reply, CallError>) -> Outcome {
         Err(error) => Outcome::failed(error.clone()),
         Ok(reply) => match Verdict::split(&reply.payload) {
             Some((Verdict::Cancelled, _)) => {
-                Outcome::failed(Reason::of(&reply.metadata).map_or(CallError::Cancelled, Reason::into_error))
+                Outcome::failed(Reason::of(reply.metadata()).map_or(CallError::Cancelled, Reason::into_error))
             }
             split => Outcome::of(split.map(|(verdict, _)| verdict)),
         },
