@@ -16,6 +16,11 @@
 //! The links: `stream` over anything `AsyncRead + AsyncWrite`, `memory` within one process, and the
 //! segments of `crate::segments` on Linux.
 
+#![cfg_attr(
+    not(target_os = "linux"),
+    allow(dead_code, reason = "shared memory and descriptors are not there")
+)]
+
 pub(crate) mod codec;
 pub(crate) mod descriptors;
 pub(crate) mod frame;
@@ -34,7 +39,7 @@ use std::{
 };
 
 pub(crate) use lending::Lending;
-pub(crate) use message::{Body, ChannelRef, CreditSlot, EncodeFault, Encoder, Head, Lent, Message};
+pub(crate) use message::{Body, ChannelRef, CreditSlot, EncodeFault, Encoder, Head, Message};
 
 use self::descriptors::Descriptors;
 use crate::error::LinkEnd;

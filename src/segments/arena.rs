@@ -15,7 +15,7 @@ use super::{
     backing::{Access, Backing},
     link::Mapped,
 };
-use crate::link::Lent;
+use crate::link::message::Lent;
 
 /// The arena of one link, for all threads of this side.
 #[derive(Debug)]

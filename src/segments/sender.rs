@@ -19,8 +19,8 @@ use super::{
 use crate::{
     error::LinkEnd,
     link::{
-        Body, ChannelRef, EncodeFault, Encoder, Head, Lent, Publish, SendFault, Sender,
-        descriptors::Descriptors,
+        Body, ChannelRef, EncodeFault, Encoder, Head, Publish, SendFault, Sender, descriptors::Descriptors,
+        message::Lent,
     },
 };
 
