@@ -18,6 +18,7 @@ use std::{
 };
 
 use bytes::Bytes as Shared;
+use smallvec::SmallVec;
 
 use super::{
     channel::{Channel, End, Unclaimed, Way},
@@ -49,7 +50,8 @@ use crate::{
 pub(crate) struct Deliver<'h> {
     hub: &'h Arc<Hub>,
     session: Option<MutexGuard<'h, Session<Local>>>,
-    wakers: Vec<Waker>,
+    /// Who is to be woken when the drain is over: room for as many as mostly are.
+    wakers: SmallVec<[Waker; 8]>,
     run: Option<Run>,
     heard: bool,
     /// What ends the link, found in a message.
@@ -127,7 +129,15 @@ enum Todo<'m> {
 
 impl<'h> Deliver<'h> {
     pub(crate) fn new(hub: &'h Arc<Hub>) -> Self {
-        Deliver { hub, session: None, wakers: Vec::new(), run: None, heard: false, end: None, carried: None }
+        Deliver {
+            hub,
+            session: None,
+            wakers: SmallVec::new(),
+            run: None,
+            heard: false,
+            end: None,
+            carried: None,
+        }
     }
 
     /// Ends the drain: wakes everybody, and says if the link is to end.
