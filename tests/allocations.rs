@@ -140,7 +140,7 @@ async fn each_round(cell: &CountedClient, work: impl AsyncFn()) -> (Each, Each) 
 }
 
 /// The bytes of a handler's future, with what is around it.
-const HANDLER: u64 = 1 << 10;
+const HANDLER: u64 = 512;
 /// The bytes of its task.
 const TASK: u64 = 512;
 

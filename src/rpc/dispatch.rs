@@ -201,12 +201,12 @@ impl<'a> IncomingRequest<'a> {
 
     /// Answers with what was answered before.
     pub(crate) fn answer_with(self, payload: Arc<[u8]>) -> Dispatch {
-        self.run(|responder| responder.payload(payload))
+        self.run(|mut responder| async move { responder.payload(payload).await })
     }
 
     /// Answers with what the same request, which runs, will be answered.
     pub(crate) fn join(self, joint: Arc<Joint>) -> Dispatch {
-        self.run(|responder| async move { responder.payload(joint.answer().await).await })
+        self.run(|mut responder| async move { responder.payload(joint.answer().await).await })
     }
 
     /// Answers by a task that Cancel stops.
@@ -230,7 +230,7 @@ impl<'a> IncomingRequest<'a> {
         F: FnOnce(Args) -> Fut + Send + 'static,
         Fut: Future<Output = T> + Send + 'static,
     {
-        let Some((arguments, responder, serving)) = self.read(method) else { return Dispatch(()) };
+        let Some((arguments, mut responder, serving)) = self.read(method) else { return Dispatch(()) };
         let handled = handler(arguments);
         serving.handle(
             method,
@@ -252,7 +252,7 @@ impl<'a> IncomingRequest<'a> {
         F: FnOnce(Args) -> Fut + Send + 'static,
         Fut: Future<Output = Result<T, E>> + Send + 'static,
     {
-        let Some((arguments, responder, serving)) = self.read(method) else { return Dispatch(()) };
+        let Some((arguments, mut responder, serving)) = self.read(method) else { return Dispatch(()) };
         let handled = handler(arguments);
         serving.handle(
             method,

@@ -89,12 +89,13 @@ impl Responder {
     /// and all of the link's are in use: so what waits for a peer that does not read is bounded by the
     /// requests that it may have running.
     ///
-    /// The result is encoded straight into the link, under the locks of session and sender.
-    pub(crate) async fn result(mut self, result: &mut (dyn Returned + Send)) -> Outcome {
+    /// The result is encoded straight into the link, under the locks of session and sender. The responder stays where it
+    /// is: moved into the future, it would be there several times over.
+    pub(crate) async fn result(&mut self, result: &mut (dyn Returned + Send)) -> Outcome {
         if let Some(recorder) = self.recorder.take()
             && let Some(payload) = recorded(recorder, result, self.connection.hub())
         {
-            return self.payload(payload).await;
+            return Box::pin(self.payload(payload)).await;
         }
         let verdict = result.verdict();
         let mut place = Place::default();
@@ -114,7 +115,7 @@ impl Responder {
     }
 
     /// Answers with a payload that is there already. Waits as [`result`](Responder::result).
-    pub(crate) async fn payload(mut self, payload: Arc<[u8]>) -> Outcome {
+    pub(crate) async fn payload(&mut self, payload: Arc<[u8]>) -> Outcome {
         let mut place = Place::default();
         let outcome = Outcome::of(Verdict::split(&payload).map(|(verdict, _)| verdict));
         let sent = poll_fn(move |cx| {
