@@ -109,16 +109,13 @@ pub fn address(address: Address, options: Options) -> impl Connector {
     }
 }
 
-/// Connects to a Unix socket, by its path.
+/// Connects to a Unix socket, by its path or its abstract name.
 #[cfg(unix)]
 pub fn uds(path: impl Into<std::path::PathBuf>, options: Options) -> impl Connector {
     let path = Arc::new(path.into());
     move || {
         let (path, options) = (Arc::clone(&path), options.clone());
-        async move {
-            let socket = tokio::net::UnixStream::connect(&*path).await?;
-            Ok::<_, ConnectFailure>(stream::connect(socket, options).await?)
-        }
+        async move { crate::open::uds::connect(&*path, options).await }
     }
 }
 
