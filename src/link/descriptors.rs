@@ -87,8 +87,8 @@ mod socket {
     #[derive(Clone, Copy, Debug)]
     pub(crate) struct Received {
         pub(crate) bytes: usize,
-        /// Descriptors came for which this process had no room, or more than anybody sends: the system has closed
-        /// them.
+        /// Descriptors came that this process may not have, and the system has closed them. Not since there were too
+        /// many: nobody can send more at once than [`receive`] has room for.
         pub(crate) lost: bool,
     }
 

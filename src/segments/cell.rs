@@ -18,7 +18,7 @@ use tokio::time::timeout;
 
 use super::{
     bell::Bell,
-    control::{Control, is_full},
+    control::Control,
     death::Peer,
     exit, guard,
     handshake::{self, HandshakeError},
@@ -153,9 +153,8 @@ fn check_credentials(socket: &UnixStream, host: u32) -> Result<(), HandshakeErro
 
 /// Refuses an offer by another process, or with a handle on another.
 pub(super) fn check_host(host: u32, offered: u32, pidfd: &OwnedFd) -> Result<(), HandshakeError> {
-    match exit::pid(pidfd) {
+    match exit::find_pid(pidfd)? {
         Some(found) if found == host && offered == host => Ok(()),
-        None if is_full(pidfd) => Err(HandshakeError::descriptor_limit()),
         _ => Err(HandshakeError::NoHost),
     }
 }

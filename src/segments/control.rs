@@ -13,10 +13,7 @@
 
 use std::{io, os::unix::net::UnixStream};
 
-use rustix::{
-    fd::{AsFd, BorrowedFd, OwnedFd},
-    io::{Errno, fcntl_dupfd_cloexec},
-};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::io::{Interest, unix::AsyncFd};
 
@@ -94,10 +91,11 @@ impl Control {
         while !rest.is_empty() {
             let receive = |socket: &OwnedFd| descriptors::receive(socket.as_fd(), rest, descriptors);
             let Received { bytes, lost } = self.0.async_io(Interest::READABLE, receive).await?;
-            if lost && is_full(&self.0) {
+            if lost {
+                // Nobody can send more at once than there is room for: it is here that they could not be had.
                 return Err(HandshakeError::descriptor_limit());
             }
-            if lost || descriptors.len() > MOST_DESCRIPTORS {
+            if descriptors.len() > MOST_DESCRIPTORS {
                 return Err(HandshakeError::TooManyDescriptors { limit: MOST_DESCRIPTORS });
             }
             if bytes == 0 {
@@ -107,11 +105,6 @@ impl Control {
         }
         Ok(())
     }
-}
-
-/// Whether this process can have no further descriptor.
-pub(super) fn is_full(any: impl AsFd) -> bool {
-    matches!(fcntl_dupfd_cloexec(any, 0), Err(Errno::MFILE | Errno::NFILE))
 }
 
 /// The head of a message of `body` bytes.

@@ -5,7 +5,7 @@
 //! its pidfd (`PIDFD_GET_INFO`, Linux 6.15). Where neither says anything, the process is simply gone.
 #![allow(unsafe_code)]
 
-use std::{fs, os::unix::process::ExitStatusExt, process::ExitStatus, time::Duration};
+use std::{fs, io, os::unix::process::ExitStatusExt, process::ExitStatus, time::Duration};
 
 use rustix::{
     fd::{AsFd, AsRawFd, BorrowedFd},
@@ -33,12 +33,17 @@ pub(super) fn status(pidfd: impl AsFd) -> Option<ExitStatus> {
 }
 
 /// The process that a pidfd is for, as this process's `/proc` numbers it. `None`: it was reaped, or this is
-/// no pidfd.
+/// no pidfd, or the system does not say.
 pub(super) fn pid(pidfd: impl AsFd) -> Option<u32> {
-    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_fd().as_raw_fd())).ok()?;
+    find_pid(pidfd).ok()?
+}
+
+/// As [`pid`], where it matters why the system does not say: to look takes a descriptor.
+pub(super) fn find_pid(pidfd: impl AsFd) -> io::Result<Option<u32>> {
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_fd().as_raw_fd()))?;
     // -1 once it was reaped, and 0 if it is in no namespace of ours: neither parses to a process.
-    let pid = info.lines().find_map(|line| line.strip_prefix("Pid:"))?.trim().parse().ok()?;
-    (pid > 0).then_some(pid)
+    let pid = info.lines().find_map(|line| line.strip_prefix("Pid:")).and_then(|pid| pid.trim().parse().ok());
+    Ok(pid.filter(|pid| *pid > 0))
 }
 
 /// Whether a process is on its way out, or gone: it lets go of its descriptors before it has ended.

@@ -83,7 +83,10 @@ pub enum HandshakeError {
         limit: usize,
     },
     /// Descriptors that the peer sent could not be taken, since this process has as many as it may.
-    #[error("this process has as many descriptors as it may, {limit} (RLIMIT_NOFILE)")]
+    #[error(
+        "this process may have no further descriptor: it may have {limit} (RLIMIT_NOFILE), unless it is the system \
+         that has no more"
+    )]
     DescriptorLimit {
         /// How many it may have.
         limit: u64,
@@ -108,7 +111,7 @@ pub enum HandshakeError {
     Limit(#[source] GeometryError),
     /// One of the halves is not usable.
     #[error("the shared memory is not usable")]
-    Segment(#[from] SegmentError),
+    Segment(#[source] SegmentError),
 }
 
 impl HandshakeError {
@@ -122,9 +125,6 @@ impl HandshakeError {
     pub(super) fn refusal(&self) -> PeerRefusal {
         match self {
             HandshakeError::DescriptorLimit { .. } => PeerRefusal::Descriptors,
-            HandshakeError::Segment(SegmentError::Create(error)) if is_descriptor_limit(error) => {
-                PeerRefusal::Descriptors
-            }
             HandshakeError::Segment(_) => PeerRefusal::OwnHalf,
             _ => PeerRefusal::Message,
         }
@@ -136,12 +136,22 @@ fn is_descriptor_limit(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
 }
 
-/// Errors that mean that the peer went away are that.
+/// Errors that mean that there are no descriptors left, or that the peer went away, are that.
 impl From<io::Error> for HandshakeError {
     fn from(error: io::Error) -> Self {
         match error.kind() {
+            _ if is_descriptor_limit(&error) => HandshakeError::descriptor_limit(),
             io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => HandshakeError::Closed,
             _ => HandshakeError::Io(error),
+        }
+    }
+}
+
+impl From<SegmentError> for HandshakeError {
+    fn from(error: SegmentError) -> Self {
+        match error {
+            SegmentError::Create(error) if is_descriptor_limit(&error) => HandshakeError::descriptor_limit(),
+            error => HandshakeError::Segment(error),
         }
     }
 }
@@ -171,7 +181,7 @@ pub enum PeerRefusal {
     #[error("it does not allow this process (its Options::policy)")]
     NotAllowed,
     /// It has as many descriptors as it may, and could not take another.
-    #[error("it has as many descriptors as it may (its RLIMIT_NOFILE)")]
+    #[error("it may have no further descriptor (its RLIMIT_NOFILE)")]
     Descriptors,
 }
 
@@ -371,7 +381,7 @@ pub(super) async fn guest(
     };
     let geometry = offer.geometry();
     let prepared = check_host(offer.host, &host)
-        .map_err(|error| (PeerRefusal::Message, error))
+        .map_err(|error| (error.refusal(), error))
         .and_then(|()| halves_of_guest(half, socket, &geometry));
     let (halves, descriptor) = match prepared {
         Ok(prepared) => prepared,
@@ -426,7 +436,7 @@ fn halves_of_guest(
     let peer = segment::open(half, geometry).map_err(|error| (PeerRefusal::Half, error.into()))?;
     check_socket(&descriptors).map_err(|error| (PeerRefusal::Message, error))?;
     let (own, descriptor) =
-        segment::create(geometry).map_err(|error| (PeerRefusal::OwnHalf, error.into()))?;
+        segment::create(geometry).map_err(HandshakeError::from).map_err(|error| (error.refusal(), error))?;
     Ok((Halves { own, peer, descriptors }, descriptor))
 }
 

@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use super::{
     bell::Bell,
     cell::check_host,
-    control::{Control, is_full},
+    control::Control,
     death::Peer,
     exit,
     handshake::{self, Halves, HandshakeError, PeerRefusal},
@@ -83,10 +83,8 @@ pub(crate) async fn offer(
     };
     let halves = in_time(settings, handshake::host(&control, &geometry, host)).await?;
     // Its id may have been another process's by the time that the handle was opened; but then that one has not answered.
-    match exit::pid(&pidfd) {
-        Some(found) if found == id => {}
-        None if is_full(&pidfd) => return Err(HandshakeError::descriptor_limit().into()),
-        _ => return Err(OpenError::NoProcess),
+    if exit::find_pid(&pidfd).map_err(HandshakeError::from)? != Some(id) {
+        return Err(OpenError::NoProcess);
     }
     parts(halves, control, pidfd, Role::Acceptor, settings)
 }
@@ -139,9 +137,8 @@ fn process(peer: &PeerCredentials) -> Result<(u32, OwnedFd), OpenError> {
 
 fn open_pidfd(pid: Pid) -> Result<OwnedFd, OpenError> {
     pidfd_open(pid, PidfdFlags::NONBLOCK).map_err(|error| match error {
-        Errno::MFILE | Errno::NFILE => HandshakeError::descriptor_limit().into(),
         Errno::SRCH => OpenError::NoProcess,
-        error => OpenError::Io(error.into()),
+        error => HandshakeError::from(io::Error::from(error)).into(),
     })
 }
 
