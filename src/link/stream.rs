@@ -70,9 +70,7 @@ where
         Ok(Ok(answer)) => answer,
         Ok(Err(end)) => {
             if let LinkEnd::Violation(violation) = &end {
-                sender.say(&Head::Goodbye { conn_id: ROOT, reason: violation.rule() });
-                // The link is over whether the peer hears of it or not.
-                let _ = timeout(after, poll_fn(|cx| sender.poll_flush(cx))).await;
+                say_goodbye(&mut sender, violation.rule(), after).await;
             }
             return Err(HandshakeError::Ended(end));
         }
@@ -98,6 +96,26 @@ where
         watcher: None,
         interrupt: None,
     })
+}
+
+/// Tells the peer at the other end of a byte stream why there will be no link, instead of greeting it. Takes
+/// [`Settings::handshake_timeout`] at most.
+#[cfg(unix)]
+pub(crate) async fn turn_away<W>(write: W, reason: &str, settings: &Settings)
+where
+    W: AsyncWrite + Unpin + Send + 'static,
+{
+    let mut sender = StreamSender::new(write, settings);
+    say_goodbye(&mut sender, reason, settings.handshake_timeout).await;
+}
+
+async fn say_goodbye<W>(sender: &mut StreamSender<W>, reason: &str, within: Duration)
+where
+    W: AsyncWrite + Unpin + Send + 'static,
+{
+    sender.say(&Head::Goodbye { conn_id: ROOT, reason });
+    // The link is over whether the peer hears of it or not.
+    let _ = timeout(within, poll_fn(|cx| sender.poll_flush(cx))).await;
 }
 
 /// Why a byte stream did not become a link.

@@ -11,3 +11,6 @@ pub mod stream;
 pub mod uds;
 #[cfg(unix)]
 mod unix;
+
+/// How many may have connected to a listener and not got their link yet, unless it is set.
+const HANDSHAKES: usize = 64;

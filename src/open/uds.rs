@@ -31,6 +31,7 @@ use super::{
     unix::{Arrived, Bound, connect as connect_socket, credentials},
 };
 use crate::{
+    link::stream::turn_away,
     policy::PeerCredentials,
     rpc::{connection::Connection, options::Options},
 };
@@ -126,7 +127,7 @@ impl Incoming {
     ///
     /// Dropped before it is done, the process is turned away.
     pub async fn establish(self, options: Options) -> Result<Connection, OpenError> {
-        let socket = allowed(self.socket, &options)?;
+        let socket = allowed(self.socket, &options).await?;
         Ok(stream::accept(socket, options).await?)
     }
 }
@@ -141,12 +142,17 @@ impl Incoming {
 ///
 /// Dropped before it is done, there is no link.
 pub async fn connect(path: impl AsRef<Path>, options: Options) -> Result<Connection, OpenError> {
-    let socket = allowed(connect_socket(path.as_ref()).await?, &options)?;
+    let socket = allowed(connect_socket(path.as_ref()).await?, &options).await?;
     Ok(stream::connect(socket, options).await?)
 }
 
-/// The socket, if the process at its other end may be there.
-fn allowed(socket: UnixStream, options: &Options) -> Result<UnixStream, OpenError> {
+/// The socket, if the process at its other end may be there. If not, that is told so, in a Goodbye.
+async fn allowed(socket: UnixStream, options: &Options) -> Result<UnixStream, OpenError> {
     let peer = credentials(&socket)?;
-    if options.policy.allows(&peer) { Ok(socket) } else { Err(OpenError::NotAllowed(peer)) }
+    if options.policy.allows(&peer) {
+        return Ok(socket);
+    }
+    let (_read, write) = socket.into_split();
+    turn_away(write, "this process is not allowed here (Options::policy)", &options.settings).await;
+    Err(OpenError::NotAllowed(peer))
 }

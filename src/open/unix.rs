@@ -1,6 +1,7 @@
 //! Unix sockets that are listened on and connected to: paths, abstract names, files that nobody listens on any more.
 
 use std::{
+    fs::File,
     io,
     os::unix::{
         ffi::{OsStrExt, OsStringExt},
@@ -8,13 +9,19 @@ use std::{
     },
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
+use rustix::{
+    fs::{FlockOperation, flock},
+    io::Errno,
+};
 use tokio::{
     net::{UnixListener, UnixStream},
     sync::{OwnedSemaphorePermit, Semaphore},
 };
 
+use super::HANDSHAKES;
 use crate::policy::PeerCredentials;
 
 /// A socket that is listened on. Dropped, it removes its file.
@@ -35,12 +42,11 @@ pub(super) struct Arrived {
     pub(super) place: OwnedSemaphorePermit,
 }
 
-/// How many may have connected and not got their link yet, unless it is set.
-pub(super) const HANDSHAKES: usize = 64;
-
 impl Bound {
     /// Listens. A socket's file that nobody listens on any more is replaced.
     pub(super) fn listen(path: PathBuf) -> io::Result<Self> {
+        // Also against those who find the path free: between their binding it and their listening it looks like a stale one.
+        let _alone = if is_abstract(&path) { None } else { lock_folder(&path)? };
         let socket = match UnixListener::bind(address(&path)) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_stale(&path) => {
                 std::fs::remove_file(&path)?;
@@ -105,6 +111,32 @@ fn address(path: &Path) -> PathBuf {
     std::ffi::OsString::from_vec(name).into()
 }
 
+/// Keeps other listeners from binding or replacing files in the same folder, until it is dropped. Leaves no file. `None`:
+/// the folder cannot be locked, by its permissions or its file system.
+///
+/// # Errors
+///
+/// Somebody has locked it for longer than any listener does.
+fn lock_folder(path: &Path) -> io::Result<Option<File>> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let Ok(folder) = File::open(folder) else { return Ok(None) };
+    for _ in 0..LOCK_ATTEMPTS {
+        match flock(&folder, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(Some(folder)),
+            // Held for three or four system calls, if by one of us.
+            Err(Errno::WOULDBLOCK) => std::thread::sleep(LOCK_PAUSE),
+            Err(Errno::INTR) => {}
+            Err(_) => return Ok(None),
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::AddrInUse, "somebody has locked the folder of the socket (flock)"))
+}
+
+/// How often it is tried to lock a folder.
+const LOCK_ATTEMPTS: u32 = 500;
+/// What is waited between that.
+const LOCK_PAUSE: Duration = Duration::from_millis(1);
+
 /// Whether a path is a socket that nobody listens on.
 fn is_stale(path: &Path) -> bool {
     // To connect to a file that is no socket is refused, too. And a name without a file goes with its listener.
@@ -118,10 +150,7 @@ fn is_stale(path: &Path) -> bool {
 /// thread wait for ever.
 #[cfg(target_os = "linux")]
 fn refuses(path: &Path) -> bool {
-    use rustix::{
-        io::Errno,
-        net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with},
-    };
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
     let Ok(address) = SocketAddrUnix::new(path) else { return false };
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None);

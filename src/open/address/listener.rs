@@ -9,7 +9,7 @@ use tokio::{
 
 use super::{Address, OpenError};
 use crate::{
-    open::stream,
+    open::{HANDSHAKES, stream},
     rpc::{connection::Connection, options::Options},
 };
 
@@ -190,8 +190,6 @@ impl Incoming {
     }
 }
 
-/// How many may have connected over TCP and not got their link yet, unless it is set.
-const HANDSHAKES: usize = 64;
 /// What is waited for descriptors, at first.
 const SHORTEST_WAIT: Duration = Duration::from_millis(10);
 /// What is waited for descriptors, at most.
