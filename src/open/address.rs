@@ -6,7 +6,9 @@
 //! | `uds:/run/user/1000/x.sock` | a Unix socket ([`uds`](crate::uds)) |
 //! | `tcp:localhost:7000`, `tcp:[::1]:7000` | TCP, with `TCP_NODELAY` set |
 //!
-//! `shm:@name` and `uds:@name` are abstract names, on Linux.
+//! `shm:@name` and `uds:@name` are abstract names, on Linux. Who may be at the other end of these two is decided by
+//! [`Options::policy`](crate::Options::policy). Over TCP nobody can tell: whoever reaches the port is let in, so a program that
+//! relies on its policy must not take a `tcp:` address from its configuration.
 //!
 //! ```
 //! use adjoin::{Address, Options, address};
