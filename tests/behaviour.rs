@@ -75,6 +75,7 @@ behaviours! {
     a_hundred_mebibytes_flow_through_a_small_window
     a_reader_that_never_reads_stalls_nobody_else
     payloads_up_to_the_limit_pass_and_larger_ones_are_refused
+    what_is_encoded_as_a_byte_vector_is_arrives_as_what_it_is
     an_element_larger_than_the_window_is_refused
     a_handler_that_panics_costs_its_own_call
     metadata_reaches_the_handler
@@ -366,6 +367,37 @@ async fn payloads_up_to_the_limit_pass_and_larger_ones_are_refused(peer: Peer) {
     let too_large = peer.suite.answer_of(MAX_PAYLOAD).await;
     assert!(matches!(too_large, Err(CallError::Cancelled)), "{too_large:?}");
     assert_eq!(peer.suite.add(1, 2).await.unwrap(), 3);
+}
+
+/// Long payloads of this shape are taken apart on their way, whatever they are.
+async fn what_is_encoded_as_a_byte_vector_is_arrives_as_what_it_is(peer: Peer) {
+    let limit = MAX_PAYLOAD as usize;
+    for len in [100, 2040, 5_000, 16_384, 60_000, 200_000, limit - 4] {
+        let text: String = ('a'..='z').cycle().take(len).collect();
+        assert_eq!(peer.suite.echo_text(text.clone()).await.unwrap(), text);
+        let bytes = adjoin::Bytes::from(text.into_bytes());
+        assert_eq!(peer.suite.echo_shared(bytes.clone()).await.unwrap(), bytes);
+        let mut flags: Vec<bool> = bytes.iter().map(|byte| byte % 2 == 1).collect();
+        assert_eq!(peer.suite.echo_flags(flags.clone()).await.unwrap(), flags);
+        flags[0] = false;
+        flags.pop(); // a failure has one more byte in front
+        match peer.suite.echo_flags(flags.clone()).await {
+            Err(CallError::User(told)) => assert_eq!(told, flags),
+            other => panic!("{other:?}"),
+        }
+    }
+    let ((texts, input), (output, mut back)) = (adjoin::channel(), adjoin::channel());
+    let going = tokio::spawn({
+        let suite = peer.suite.clone();
+        async move { suite.echo_texts(input, output).await }
+    });
+    for len in [0, 100, 2_045, 5_000, 0, 60_000, 1] {
+        let text = "x".repeat(len);
+        texts.send(text.clone()).await.unwrap();
+        assert_eq!(back.recv().await.unwrap(), Some(text));
+    }
+    drop(texts);
+    going.await.unwrap().unwrap();
 }
 
 async fn an_element_larger_than_the_window_is_refused(peer: Peer) {

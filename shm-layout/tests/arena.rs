@@ -60,7 +60,8 @@ fn read(side: &Link, sent: &Sent) -> Parcel {
     let parcel = side.peer_arena.check(sent.block).unwrap();
     let (mut whole, mut appended) = (vec![0; parcel.len()], vec![7]);
     side.peer_arena.copy_to(&parcel, &mut whole);
-    side.peer_arena.append_to(&parcel, &mut appended);
+    appended.extend_from_slice(&whole[..parcel.len() / 2]);
+    side.peer_arena.append_to(&parcel, parcel.len() / 2, &mut appended);
     // SAFETY: the owner, this very thread, does not write before it has the block back.
     let in_place = unsafe { side.peer_arena.bytes(&parcel) };
     assert!(whole == sent.payload && appended[1..] == sent.payload && *in_place == sent.payload);

@@ -316,7 +316,7 @@ fn garbage_anywhere_in_the_peers_half_never_panics() {
                 BlockRef { block: random.below(5) as u32, len: garbage(&mut random) as u32, offset: 4096 };
             if let Ok(parcel) = host.peer_arena.check(BlockRef { offset: garbage(&mut random), ..block }) {
                 let mut payload = Vec::new();
-                host.peer_arena.append_to(&parcel, &mut payload);
+                host.peer_arena.append_to(&parcel, 0, &mut payload);
                 let _ = host.returns.give_back(parcel);
             }
             let _ = host.credit.granted(slot, random.next());

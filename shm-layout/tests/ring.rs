@@ -65,6 +65,9 @@ impl Oracle {
         let mut part = vec![0; random.below(body.len() - from + 1)];
         frame.copy_to(from, &mut part);
         assert_eq!(part, body[from..from + part.len()]);
+        let mut appended = vec![7];
+        frame.append_to(from, part.len(), &mut appended);
+        assert_eq!(appended[1..], part);
         if random.below(4) > 0 {
             frame.release();
             self.published.pop_front();

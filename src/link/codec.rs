@@ -13,7 +13,7 @@
 #[cfg(test)]
 mod tests;
 
-use super::message::{ChannelRef, CreditSlot, Head, Message};
+use super::message::{Brought, ChannelRef, CreditSlot, Head, Message};
 use crate::error::Violation;
 
 /// The longest message of a link with the given maximum payload, in bytes: the payload, and what may stand
@@ -131,7 +131,7 @@ pub(crate) fn take_message<'a>(
     let parsed = reader.message(channels);
     let len = std::mem::replace(bytes, reader.rest).len();
     let (head, payload) = parsed.map_err(|fault| fault.violation(len))?;
-    Ok(Message { head, channels, payload, shared: None })
+    Ok(Message { head, channels, payload: Brought::Here(payload) })
 }
 
 /// Says which rule a frame breaks that is longer than the link's limit, by the part of it that arrived.

@@ -4,11 +4,11 @@
 //! it is a [`Message`] that borrows from the receiver's private memory; to be sent, its payload comes from
 //! a [`Body`], which encodes straight into the place where the link wants it.
 
-use std::ops::Range;
+use std::{cell::RefCell, ops::Range};
 
 use bytes::{BufMut, Bytes};
 
-use super::descriptors::Descriptors;
+use super::{descriptors::Descriptors, vector::Vector};
 
 /// Everything of a message but its payload and its channels. `metadata` is the postcard encoding of the
 /// list of entries; an empty slice means no entries.
@@ -52,9 +52,30 @@ pub(crate) struct Message<'a> {
     pub(crate) head: Head<'a>,
     /// The channels of a Request or Response, in the order in which they stand in the payload.
     pub(crate) channels: &'a [ChannelRef],
-    pub(crate) payload: &'a [u8],
-    /// The same payload as something that can be kept without a copy: where it arrived in a block of its own.
-    pub(crate) shared: Option<&'a Bytes>,
+    pub(crate) payload: Brought<'a>,
+}
+
+/// The payload of a message that arrived: where it lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Brought<'a> {
+    /// In the receiver's memory, which it uses again.
+    Here(&'a [u8]),
+    /// In memory that can be kept without a copy: it came in a block of its own.
+    Shared(&'a Bytes),
+    /// Taken apart, for the first who takes it.
+    Vector(&'a RefCell<Vector>),
+}
+
+impl Brought<'_> {
+    /// Bytes of the payload.
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Brought::Here(bytes) => bytes.len(),
+            Brought::Shared(bytes) => bytes.len(),
+            Brought::Vector(vector) => vector.borrow().len(),
+        }
+    }
 }
 
 /// A channel as a Request or Response names it.

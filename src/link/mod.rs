@@ -30,6 +30,7 @@ pub(crate) mod message;
 pub(crate) mod stream;
 #[cfg(test)]
 pub(crate) mod testing;
+pub(crate) mod vector;
 
 use std::{
     io,
@@ -39,7 +40,7 @@ use std::{
 };
 
 pub(crate) use lending::Lending;
-pub(crate) use message::{Body, ChannelRef, CreditSlot, EncodeFault, Encoder, Head, Message};
+pub(crate) use message::{Body, Brought, ChannelRef, CreditSlot, EncodeFault, Encoder, Head, Message};
 
 use self::descriptors::Descriptors;
 use crate::error::LinkEnd;

@@ -3,7 +3,7 @@
 use std::{future::poll_fn, task::Poll};
 
 use super::{
-    Body, ChannelRef, EncodeFault, Encoder, Head, Message, Parts, Publish, SendFault, Sink,
+    Body, Brought, ChannelRef, EncodeFault, Encoder, Head, Message, Parts, Publish, SendFault, Sink,
     codec::encode_head,
 };
 use crate::error::LinkEnd;
@@ -49,9 +49,20 @@ impl Collector {
     }
 }
 
+impl Brought<'_> {
+    /// A copy.
+    pub(crate) fn to_vec(self) -> Vec<u8> {
+        match self {
+            Brought::Here(bytes) => bytes.to_vec(),
+            Brought::Shared(bytes) => bytes.to_vec(),
+            Brought::Vector(vector) => vector.borrow().parts().concat(),
+        }
+    }
+}
+
 impl Sink for Collector {
     fn message(&mut self, message: Message<'_>) -> bool {
-        self.messages.push(encoded(&message.head, message.channels, message.payload));
+        self.messages.push(encoded(&message.head, message.channels, &message.payload.to_vec()));
         self.messages.len() < self.wants
     }
 }

@@ -26,7 +26,7 @@ use super::{
     raw_call::{CallOptions, Payload, RawCall, Reply},
     reason::Reason,
     scope::{self, Bindings},
-    wire::{Arguments, decode_value},
+    wire::{Arguments, decode_value, put_vector},
 };
 use crate::{
     link::{EncodeFault, Encoder},
@@ -130,11 +130,20 @@ impl<A: Arguments> Unsent for Option<Typed<A>> {
 trait Expected {
     /// Reads the value, or the error if it is none.
     fn read(&mut self, ok: bool, bytes: &[u8], nesting: u32) -> Result<(), DecodeError>;
+    /// Takes the vector that the value is; it is given back if the value has another type.
+    fn take(&mut self, bytes: Vec<u8>) -> Result<(), Vec<u8>>;
 }
 
 impl<T: DeserializeOwned + 'static, E: DeserializeOwned + 'static> Expected for Option<Result<T, E>> {
     fn read(&mut self, ok: bool, bytes: &[u8], nesting: u32) -> Result<(), DecodeError> {
         *self = Some(if ok { Ok(decode_value(bytes, nesting)?) } else { Err(decode_value(bytes, nesting)?) });
+        Ok(())
+    }
+
+    fn take(&mut self, bytes: Vec<u8>) -> Result<(), Vec<u8>> {
+        let mut value: Option<T> = None;
+        put_vector(bytes, &mut value)?;
+        *self = value.map(Ok);
         Ok(())
     }
 }
@@ -254,8 +263,12 @@ impl Untyped {
                 return Poll::Ready(Some(error));
             }
         };
-        let Reply { payload, channels, metadata, nesting } = reply;
-        let read = payload.decode(|payload| read(payload, channels, metadata.as_deref(), nesting, result));
+        let Reply { mut payload, channels, metadata, nesting } = reply;
+        let read = if channels.is_empty() && payload.hand_over(|bytes| result.take(bytes)) {
+            Ok(())
+        } else {
+            payload.decode(|payload| read(payload, channels, metadata.as_deref(), nesting, result))
+        };
         if let State::Direct(mut call) = mem::replace(&mut self.state, State::Done) {
             call.recycle(payload);
         }

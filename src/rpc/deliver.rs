@@ -5,8 +5,8 @@
 //! code. Tasks are woken at the end of the drain: one wake of a reader for all elements that it brought.
 //!
 //! Counts, per message: a call's answer is one look-up, one copy into its slot (no allocation in steady state)
-//! and one wake (one that came in a block is not copied); a run of elements of one channel is
-//! one look-up and one lock, and for each one copy and no allocation.
+//! and one wake; a run of elements of one channel is one look-up and one lock, and for each one copy and no allocation.
+//! What came in memory of its own, in a block or as a long vector (`link::vector`), is not copied again.
 
 use std::{
     collections::VecDeque,
@@ -17,7 +17,6 @@ use std::{
     time::Instant,
 };
 
-use bytes::Bytes as Shared;
 use smallvec::SmallVec;
 
 use super::{
@@ -26,7 +25,7 @@ use super::{
     connect::Connecting,
     connection::Connection,
     dispatch::IncomingRequest,
-    elements::Elements,
+    elements::{Elements, Kept},
     errors::refusal,
     handler::Handler,
     hub::{Hub, Local},
@@ -39,7 +38,7 @@ use super::{
 };
 use crate::{
     error::{ConnectionEnd, LinkEnd, Violation},
-    link::{ChannelRef, Head, Message, Sink, descriptors::Descriptors},
+    link::{Brought, ChannelRef, Head, Message, Sink, descriptors::Descriptors, vector::MIN_VECTOR},
     session::{
         Answered, Breach, Delivery, Incoming, LeftOpen, Session, answer::Verdict, connections::ConnKey,
         deadlines::Due, metadata::Metadata,
@@ -80,12 +79,13 @@ struct Run {
 
 impl Run {
     #[inline]
-    fn push(&mut self, payload: &[u8], shared: Option<&Shared>) {
-        match shared {
-            None => self.elements.push(payload),
-            Some(shared) => self.elements.push_shared(shared.clone()),
-        }
+    fn push(&mut self, payload: Brought<'_>) {
         self.len += payload.len();
+        match payload {
+            Brought::Here(bytes) => self.elements.push(bytes),
+            Brought::Shared(shared) => self.elements.push_kept(Kept::Shared(shared.clone())),
+            Brought::Vector(vector) => self.elements.push_kept(Kept::Vector(vector.take())),
+        }
     }
 }
 
@@ -95,7 +95,6 @@ enum Todo<'m> {
     Serve {
         connection: Connection,
         request: Incoming<'m>,
-        shared: Option<&'m Shared>,
         channels: Unclaimed,
         deadline: Option<Instant>,
     },
@@ -162,7 +161,7 @@ impl<'h> Deliver<'h> {
         let fits = message.payload.len() <= self.hub.limits.max_payload_size as usize
             && run.len <= self.hub.limits.initial_channel_credit as usize;
         if same && fits {
-            run.push(message.payload, message.shared);
+            run.push(message.payload);
         }
         same && fits
     }
@@ -201,7 +200,7 @@ impl<'h> Deliver<'h> {
                 if let Head::Data { channel_id, .. } = message.head {
                     let (channel, elements) = (Arc::clone(channel), hub.take_spare());
                     let run = self.run.insert(Run { channel, conn, channel_id, elements, len: 0 });
-                    run.push(payload, message.shared);
+                    run.push(payload);
                 }
                 Todo::Nothing
             }
@@ -213,7 +212,7 @@ impl<'h> Deliver<'h> {
                 Todo::Nothing
             }
             Delivery::Request(request) => match check_slots(hub, request.channels) {
-                Ok(()) => self.open_request(request, message.shared),
+                Ok(()) => self.open_request(request),
                 Err(end) => Todo::LinkEnd(end),
             },
             Delivery::Refused { conn, request_id } => Todo::Refuse { conn, request_id },
@@ -224,7 +223,7 @@ impl<'h> Deliver<'h> {
                     hub.refuse_channels(answer.conn, answer.channels);
                     Unclaimed::default() // of which the answer lacks some, so that it is not read
                 };
-                self.response(call, opened, answer, message.shared, channels)
+                self.response(call, opened, answer, channels)
             }
             Delivery::Cancel { handler } => Todo::Stop(handler),
             // "Close ends a channel normally, sent by its data sender."
@@ -253,7 +252,7 @@ impl<'h> Deliver<'h> {
         })
     }
 
-    fn open_request<'m>(&mut self, request: Incoming<'m>, shared: Option<&'m Shared>) -> Todo<'m> {
+    fn open_request<'m>(&mut self, request: Incoming<'m>) -> Todo<'m> {
         let (conn, request_id, hub) = (request.conn, request.request_id, self.hub);
         let Some(connection) = self.handle(conn) else { return Todo::Nothing };
         if !hub.admits(request.channels.len()) {
@@ -269,7 +268,7 @@ impl<'h> Deliver<'h> {
         {
             hub.wake_driver();
         }
-        Todo::Serve { connection, request, shared, channels, deadline }
+        Todo::Serve { connection, request, channels, deadline }
     }
 
     /// "A Response's channels exist for the caller from the moment the Response arrives."
@@ -340,30 +339,25 @@ impl<'h> Deliver<'h> {
         call: Option<Arc<CallSlot>>,
         opened: Vec<Arc<Channel>>,
         answer: Answered<'m>,
-        shared: Option<&'m Shared>,
         channels: Unclaimed,
     ) -> Todo<'m> {
         let channels = self.with_descriptors(channels);
-        let kills = Verdict::split(answer.payload).is_none_or(|(verdict, _)| verdict.kills_channels());
+        let kills = answer.verdict().is_none_or(Verdict::kills_channels);
         let dead = if kills { opened } else { Vec::new() };
-        match call {
-            Some(slot)
-                if channels.is_empty()
-                    && dead.is_empty()
-                    && answer.metadata.is_empty()
-                    && shared.is_none() =>
-            {
+        let plain = channels.is_empty() && dead.is_empty() && answer.metadata.is_empty();
+        match (call, answer.payload) {
+            (Some(slot), Brought::Here(payload)) if plain && payload.len() < MIN_VECTOR => {
                 // Nothing in it takes the session's lock, which the next answer needs again.
-                self.wakers.extend(slot.answer(answer.payload, channels));
+                self.wakers.extend(slot.answer(payload, channels));
                 Todo::Nothing
             }
-            Some(slot) => {
-                let payload = Payload::arrived(answer.payload, shared).into_kept();
+            (Some(slot), payload) => {
+                let payload = Payload::answer(payload);
                 let metadata = (!answer.metadata.is_empty()).then(|| Box::new(answer.metadata));
                 let answer = Answer { payload, channels, metadata };
                 Todo::Complete { slot, answer, dead }
             }
-            None => Todo::Abandoned { dead, channels },
+            (None, _) => Todo::Abandoned { dead, channels },
         }
     }
 
@@ -382,8 +376,8 @@ impl<'h> Deliver<'h> {
         let hub = self.hub;
         match todo {
             Todo::Nothing => {}
-            Todo::Serve { connection, request, shared, channels, deadline } => {
-                let request = IncomingRequest::arrived(connection, request, shared, channels, deadline);
+            Todo::Serve { connection, request, channels, deadline } => {
+                let request = IncomingRequest::arrived(connection, request, channels, deadline);
                 match self.carried.as_deref_mut() {
                     Some(Carried::Lost(why)) => drop(request.reject(mem::take(why))),
                     _ => request.dispatch(),

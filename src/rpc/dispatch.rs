@@ -7,7 +7,6 @@ use std::{
     time::Instant,
 };
 
-use bytes::Bytes as Shared;
 use serde::Serialize;
 
 use super::{
@@ -70,7 +69,6 @@ impl<'a> IncomingRequest<'a> {
     pub(crate) fn arrived(
         connection: Connection,
         request: Incoming<'a>,
-        shared: Option<&Shared>,
         channels: Unclaimed,
         deadline: Option<Instant>,
     ) -> Self {
@@ -78,7 +76,7 @@ impl<'a> IncomingRequest<'a> {
         let responder = Responder::new(connection.clone(), conn, request_id, request.channels);
         let method_id = MethodId::new(request.method_id);
         let origin = Origin { connection, conn, request_id, method_id, deadline, metadata, chain: None };
-        let unread = Unread { responder, channels, payload: Payload::arrived(request.payload, shared) };
+        let unread = Unread { responder, channels, payload: Payload::arrived(request.payload) };
         IncomingRequest { origin, unread }
     }
 
@@ -266,22 +264,21 @@ impl<'a> IncomingRequest<'a> {
 
     fn read<Args: Arguments>(self, method: &'static Method) -> Option<(Args, Responder, Serving)> {
         let mut arguments = None;
-        let (responder, serving) = self.decode(method, &mut |payload, nesting| {
-            arguments = Some(Args::decode(payload, nesting)?);
-            Ok(())
-        })?;
+        let (responder, serving) = self.decode(method, &mut arguments)?;
         Some((arguments?, responder, serving))
     }
 
     /// Reads the arguments, or refuses the request. Knows no types, so that it is compiled once, not once a method.
-    fn decode(
-        self,
-        method: &'static Method,
-        decode: &mut DecodeArguments<'_>,
-    ) -> Option<(Responder, Serving)> {
+    fn decode(self, method: &'static Method, arguments: &mut dyn Wanted) -> Option<(Responder, Serving)> {
         let nesting = self.connection().hub().max_nesting;
-        let (origin, Unread { mut responder, channels, payload }) = self.split();
-        if let Err(why) = scope::decoding(channels, &mut || payload.decode(|bytes| decode(bytes, nesting))) {
+        let (origin, Unread { mut responder, channels, mut payload }) = self.split();
+        let mut read = || {
+            if payload.hand_over(|bytes| arguments.take(bytes)) {
+                return Ok(());
+            }
+            payload.decode(|bytes| arguments.read(bytes, nesting))
+        };
+        if let Err(why) = scope::decoding(channels, &mut read) {
             // "Arguments that do not decode (trailing bytes included): `01 02`."
             tracing::debug!(method = method.name, %why, "arguments could not be read");
             responder.refuse(Verdict::InvalidPayload);
@@ -292,8 +289,24 @@ impl<'a> IncomingRequest<'a> {
     }
 }
 
-/// What reads the arguments of a request out of its payload, of so many levels at most.
-type DecodeArguments<'d> = dyn FnMut(&[u8], u32) -> Result<(), DecodeError> + 'd;
+/// The arguments that a method wants, as they are read out of a request.
+trait Wanted {
+    /// Reads them out of a payload, of so many levels at most.
+    fn read(&mut self, bytes: &[u8], nesting: u32) -> Result<(), DecodeError>;
+    /// Takes the vector that they are; it is given back if they are something else.
+    fn take(&mut self, bytes: Vec<u8>) -> Result<(), Vec<u8>>;
+}
+
+impl<Args: Arguments> Wanted for Option<Args> {
+    fn read(&mut self, bytes: &[u8], nesting: u32) -> Result<(), DecodeError> {
+        *self = Some(Args::decode(bytes, nesting)?);
+        Ok(())
+    }
+
+    fn take(&mut self, bytes: Vec<u8>) -> Result<(), Vec<u8>> {
+        Args::put_vector(self, bytes)
+    }
+}
 
 impl std::fmt::Debug for IncomingRequest<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -9,21 +9,40 @@
 //! They are not stored but counted: a run of them takes as much room as one. Runs are parted by elements that
 //! have bytes, and those cost credit, which so bounds the memory that a channel takes.
 
-//! Those that arrived in a block of their own are kept as handles, and not copied.
+//! Those that arrived in a block of their own are kept as handles, and not copied; long vectors in memory of their own,
+//! which the application gets.
 
-use std::{collections::VecDeque, mem, ops::Range};
+use std::{any::Any, collections::VecDeque, mem, ops::Range};
 
 use bytes::Bytes as Shared;
 
+use crate::link::vector::Vector;
+
+/// An element that lies in memory of its own.
+#[derive(Clone)]
+pub(crate) enum Kept {
+    Shared(Shared),
+    Vector(Vector),
+}
+
+impl Kept {
+    fn len(&self) -> usize {
+        match self {
+            Kept::Shared(bytes) => bytes.len(),
+            Kept::Vector(vector) => vector.len(),
+        }
+    }
+}
+
 /// Elements in their order: `[length u32][bytes]` one behind the other, `[0 u32][count u64]` for a run of those of zero
-/// bytes, and `[0 u32][all ones u64]` for the next one of `shared`.
+/// bytes, and `[0 u32][all ones u64]` for the next one of `kept`.
 ///
-/// Invariant: behind each run in `bytes` stands an element that has bytes, and `bytes` has as many places for shared
+/// Invariant: behind each run in `bytes` stands an element that has bytes, and `bytes` has as many places for kept
 /// ones as there are.
 #[derive(Default)]
 pub(crate) struct Elements {
     bytes: Vec<u8>,
-    shared: VecDeque<Shared>,
+    kept: VecDeque<Kept>,
     /// How many of zero bytes come behind `bytes`.
     empty: u64,
 }
@@ -45,6 +64,11 @@ impl Elements {
         if self.empty > 0 {
             self.write_run();
         }
+        if element.len() <= MOST_APART
+            && let Some(vector) = Vector::copied(element, false)
+        {
+            return self.push_kept(Kept::Vector(vector));
+        }
         // Elements are bounded by the payload limit, which is a u32.
         let length = u32::try_from(element.len()).unwrap_or(u32::MAX);
         self.bytes.reserve(LENGTH + element.len());
@@ -52,16 +76,16 @@ impl Elements {
         self.bytes.extend_from_slice(element);
     }
 
-    /// Appends an element that can be kept without a copy.
-    pub(crate) fn push_shared(&mut self, element: Shared) {
-        if element.is_empty() {
+    /// Appends an element that needs no further copy.
+    pub(crate) fn push_kept(&mut self, element: Kept) {
+        if element.len() == 0 {
             self.empty += 1;
             return;
         }
         self.write_run();
         self.bytes.extend_from_slice(&RUN);
-        self.bytes.extend_from_slice(&SHARED);
-        self.shared.push_back(element);
+        self.bytes.extend_from_slice(&KEPT);
+        self.kept.push_back(element);
     }
 
     /// Appends all of `more`, which is left empty, with room to be used again.
@@ -77,7 +101,7 @@ impl Elements {
             }
             self.write_run();
             self.bytes.append(&mut more.bytes);
-            self.shared.append(&mut more.shared);
+            self.kept.append(&mut more.kept);
         }
         self.empty += mem::take(&mut more.empty);
     }
@@ -85,11 +109,11 @@ impl Elements {
     /// Forgets all of them, and keeps the room.
     pub(crate) fn clear(&mut self) {
         self.bytes.clear();
-        self.shared.clear();
+        self.kept.clear();
         self.empty = 0;
     }
 
-    /// The bytes of memory that this takes, beside those of shared elements.
+    /// The bytes of memory that this takes, beside those of kept elements.
     pub(crate) fn capacity(&self) -> usize {
         self.bytes.capacity()
     }
@@ -106,9 +130,13 @@ impl Elements {
     fn first_run(&mut self) -> Option<&mut [u8; COUNT]> {
         let (head, rest) = self.bytes.split_first_chunk_mut()?;
         let count = if *head == RUN { rest.first_chunk_mut() } else { None };
-        count.filter(|count| **count != SHARED)
+        count.filter(|count| **count != KEPT)
     }
 }
+
+/// Bytes of a vector that is copied into memory of its own. A window of longer ones is better off in one piece of memory,
+/// which is used again: allocators give so much back to the system, and get it with a page fault for each 4 KiB.
+const MOST_APART: usize = 256 << 10;
 
 /// Bytes in front of each element.
 const LENGTH: usize = size_of::<u32>();
@@ -119,8 +147,8 @@ const RUN: [u8; LENGTH] = [0; LENGTH];
 /// Bytes of a run's count.
 const COUNT: usize = size_of::<u64>();
 
-/// What stands in place of a run's count for one that is shared. No run is as long.
-const SHARED: [u8; COUNT] = [u8::MAX; COUNT];
+/// What stands in place of a run's count for one that is kept. No run is as long.
+const KEPT: [u8; COUNT] = [u8::MAX; COUNT];
 
 /// The reader's private part: a batch of elements, taken out of the queue at once.
 #[derive(Default)]
@@ -130,8 +158,8 @@ pub(crate) struct Reading {
     at: usize,
     /// What is left of a run of elements of zero bytes that was begun. They come before those at `at`.
     run: u64,
-    /// The element that was gone on to last, if it is a shared one.
-    current: Option<Shared>,
+    /// The element that was gone on to last, if it is a kept one.
+    current: Option<Kept>,
     /// Bytes handed to the application that the window has not heard of.
     taken: usize,
 }
@@ -141,6 +169,7 @@ impl Reading {
     #[inline]
     pub(crate) fn next(&mut self) -> Option<&[u8]> {
         let place = self.advance()?;
+        self.make_whole();
         Some(self.bytes(place))
     }
 
@@ -161,8 +190,8 @@ impl Reading {
             return Some(EMPTY);
         };
         if *length == RUN {
-            if *rest.first_chunk()? == SHARED {
-                return self.advance_shared();
+            if *rest.first_chunk()? == KEPT {
+                return self.advance_kept();
             }
             self.run = u64::from_le_bytes(*rest.first_chunk()?).checked_sub(1)?;
             self.at += LENGTH + COUNT;
@@ -175,8 +204,8 @@ impl Reading {
         Some(start..self.at)
     }
 
-    fn advance_shared(&mut self) -> Option<Range<usize>> {
-        let element = self.batch.shared.pop_front()?;
+    fn advance_kept(&mut self) -> Option<Range<usize>> {
+        let element = self.batch.kept.pop_front()?;
         self.at += LENGTH + COUNT;
         self.taken += element.len();
         let place = 0..element.len();
@@ -184,17 +213,48 @@ impl Reading {
         Some(place)
     }
 
-    /// What lies at a place that [`advance`](Reading::advance) gave.
+    /// What lies at a place that [`advance`](Reading::advance) gave. Of a vector that is taken apart that is nothing,
+    /// until it is [whole](Reading::make_whole).
     #[inline]
     pub(crate) fn bytes(&self, place: Range<usize>) -> &[u8] {
-        let bytes: &[u8] = self.current.as_ref().map_or(&self.batch.bytes, |shared| shared);
+        let bytes: &[u8] = match &self.current {
+            None => &self.batch.bytes,
+            Some(Kept::Shared(shared)) => shared,
+            Some(Kept::Vector(_)) => &[],
+        };
         bytes.get(place).unwrap_or_default()
+    }
+
+    /// The value that the element is which was gone on to last, if it is a vector that is taken apart, and the value one
+    /// that can be had from it.
+    #[inline]
+    pub(crate) fn take_vector<T: 'static>(
+        &mut self,
+        put: impl FnOnce(Vec<u8>, &mut dyn Any) -> Result<(), Vec<u8>>,
+    ) -> Option<T> {
+        let Some(Kept::Vector(vector)) = &mut self.current else { return None };
+        let mut value = None;
+        if let Err(bytes) = put(vector.take_bytes(), &mut value) {
+            vector.put_back(bytes);
+        }
+        value
+    }
+
+    /// Makes the element that was gone on to last one piece.
+    #[inline]
+    pub(crate) fn make_whole(&mut self) {
+        if let Some(Kept::Vector(vector)) = &mut self.current {
+            self.current = Some(Kept::Shared(mem::take(vector).into_whole().into()));
+        }
     }
 
     /// The element that was gone on to last, where it can be kept without a copy.
     #[inline]
     pub(crate) fn shared(&self) -> Option<&Shared> {
-        self.current.as_ref()
+        match &self.current {
+            Some(Kept::Shared(shared)) => Some(shared),
+            _ => None,
+        }
     }
 
     /// Takes back the element that [`next`](Reading::next) gave last, of so many bytes, which nobody has counted yet.
@@ -203,8 +263,8 @@ impl Reading {
             self.run += 1;
             return;
         }
-        if let Some(shared) = self.current.take() {
-            self.batch.shared.push_front(shared);
+        if let Some(kept) = self.current.take() {
+            self.batch.kept.push_front(kept);
             self.at -= LENGTH + COUNT;
             self.taken -= len;
             return;
@@ -238,11 +298,11 @@ impl Reading {
         self.taken
     }
 
-    /// A copy of what is left of the batch; of shared ones it is another handle.
+    /// A copy of what is left of the batch; of shared elements it is another handle.
     pub(crate) fn unread(&self) -> Elements {
         let bytes = self.batch.bytes.get(self.at..).unwrap_or_default().to_vec();
         let mut unread = Elements { empty: self.run, ..Elements::default() };
-        unread.append(&mut Elements { bytes, shared: self.batch.shared.clone(), empty: self.batch.empty });
+        unread.append(&mut Elements { bytes, kept: self.batch.kept.clone(), empty: self.batch.empty });
         unread
     }
 }

@@ -49,7 +49,7 @@ struct Passed {
 
 impl Payload for Passed {
     fn encode(&self, out: &mut Encoder<'_>, first_id: u64) -> Result<Bindings, EncodeFault> {
-        out.extend(&self.payload);
+        self.payload.parts().iter().for_each(|part| out.extend(part));
         pass(&self.channels, &self.descriptors, first_id)
     }
 }
@@ -227,19 +227,19 @@ fn poll_relays(relays: &mut FuturesUnordered<Relay>, cx: &mut Context<'_>) -> Po
 /// Answers as the peer did.
 async fn answer(reply: Reply, mut responder: Responder, relays: &mut FuturesUnordered<Relay>) -> Outcome {
     let metadata = encoded(reply.metadata()).unwrap_or_default(); // it is within the limits, since it came
-    let Reply { payload, mut channels, .. } = reply;
-    let verdict = Verdict::split(&payload).map(|(verdict, _)| verdict);
+    let Reply { mut payload, mut channels, .. } = reply;
+    let verdict = payload.verdict();
     if let Some(verdict) = verdict.filter(|verdict| verdict.kills_channels()) {
         responder.refuse_alike(verdict, &metadata);
         return Outcome::of(Some(verdict));
     }
     let alone = !channels.is_empty();
     let (descriptors, mut streams) = (channels.take_descriptors(), Streams::new(channels));
-    responder.record(&payload, alone);
+    responder.record(&mut payload, alone);
     let mut place = Place::default();
     let sent = poll_fn(|cx| {
         let answered = responder.poll_answer(cx, &mut place, &metadata, &mut |out, first_id| {
-            out.extend(&payload);
+            payload.parts().iter().for_each(|part| out.extend(part));
             pass(&streams.passed, &descriptors, first_id)
         });
         let _ = poll_relays(relays, cx);

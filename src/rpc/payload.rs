@@ -3,9 +3,14 @@
 //! A payload that came in a block of its own is kept as a handle on that. While it is decoded, it stands in a
 //! thread-local scope, so that a [`Bytes`] in it, at whatever depth, can be a part of the same memory.
 
-use std::{cell::RefCell, ops::Deref};
+use std::{cell::RefCell, mem};
 
 use bytes::Bytes as Shared;
+
+use crate::{
+    link::{Brought, vector::Vector},
+    session::answer::Verdict,
+};
 
 /// A payload that arrived: where it lies now.
 pub(crate) enum Payload<'a> {
@@ -15,44 +20,101 @@ pub(crate) enum Payload<'a> {
     Copied(Vec<u8>),
     /// In memory that it can be kept in without a copy.
     Shared(Shared),
+    /// In memory of its own, where a vector has what stands in front of it set apart.
+    Vector(Vector),
 }
 
 impl<'a> Payload<'a> {
     /// A payload as a message has it.
     #[inline]
-    pub(crate) fn arrived(payload: &'a [u8], shared: Option<&Shared>) -> Self {
-        shared.map_or(Payload::Borrowed(payload), |shared| Payload::Shared(shared.clone()))
+    pub(crate) fn arrived(payload: Brought<'a>) -> Self {
+        match payload {
+            Brought::Here(bytes) => Payload::Borrowed(bytes),
+            Brought::Shared(shared) => Payload::Shared(shared.clone()),
+            Brought::Vector(vector) => Payload::Vector(vector.take()),
+        }
     }
 
-    /// Keeps it beyond the message: one copy, unless it is shared.
+    /// The payload of an answer, kept beyond its message: one copy, unless it can be had without.
+    pub(crate) fn answer(payload: Brought<'_>) -> Payload<'static> {
+        match payload {
+            Brought::Here(bytes) => kept(bytes, true),
+            Brought::Shared(shared) => Payload::Shared(shared.clone()),
+            Brought::Vector(vector) => Payload::Vector(vector.take()),
+        }
+    }
+
+    /// Keeps a request's payload beyond the message: one copy, unless it is shared.
     pub(crate) fn into_kept(self) -> Payload<'static> {
         match self {
-            Payload::Borrowed(bytes) => Payload::Copied(bytes.to_vec()),
+            Payload::Borrowed(bytes) => kept(bytes, false),
             Payload::Copied(bytes) => Payload::Copied(bytes),
             Payload::Shared(bytes) => Payload::Shared(bytes),
+            Payload::Vector(vector) => Payload::Vector(vector),
         }
     }
 
-    /// Runs what decodes it.
+    /// The payload in one piece.
     #[inline]
-    pub(crate) fn decode<R>(&self, decode: impl FnOnce(&[u8]) -> R) -> R {
-        match self {
-            Payload::Shared(shared) => decode_shared(shared, decode),
-            Payload::Borrowed(_) | Payload::Copied(_) => decode(self),
+    pub(crate) fn whole(&mut self) -> &[u8] {
+        if let Payload::Vector(vector) = self {
+            *self = Payload::Copied(mem::take(vector).into_whole());
         }
-    }
-}
-
-impl Deref for Payload<'_> {
-    type Target = [u8];
-
-    #[inline]
-    fn deref(&self) -> &[u8] {
         match self {
             Payload::Borrowed(bytes) => bytes,
             Payload::Copied(bytes) => bytes,
             Payload::Shared(bytes) => bytes,
+            Payload::Vector(_) => &[], // it is whole by now
         }
+    }
+
+    /// The payload in one piece or two.
+    pub(crate) fn parts(&self) -> [&[u8]; 2] {
+        match self {
+            Payload::Borrowed(bytes) => [bytes, &[]],
+            Payload::Copied(bytes) => [bytes, &[]],
+            Payload::Shared(bytes) => [bytes, &[]],
+            Payload::Vector(vector) => vector.parts(),
+        }
+    }
+
+    /// The verdict that an answer begins with.
+    pub(crate) fn verdict(&self) -> Option<Verdict> {
+        match self {
+            Payload::Vector(_) => Some(Verdict::Ok),
+            _ => Verdict::split(self.parts()[0]).map(|(verdict, _)| verdict),
+        }
+    }
+
+    /// Hands over the vector that the payload is, if it was taken apart, to somebody who takes it or gives it back.
+    #[inline]
+    pub(crate) fn hand_over(&mut self, take: impl FnOnce(Vec<u8>) -> Result<(), Vec<u8>>) -> bool {
+        let Payload::Vector(vector) = self else { return false };
+        take(vector.take_bytes()).map_err(|bytes| vector.put_back(bytes)).is_ok()
+    }
+
+    /// Runs what decodes it, in one piece.
+    #[inline]
+    pub(crate) fn decode<R>(&mut self, decode: impl FnOnce(&[u8]) -> R) -> R {
+        if let Payload::Vector(vector) = self {
+            // Of a vector that is decoded as something else, parts can be had without a copy.
+            let whole = Shared::from(mem::take(vector).into_whole());
+            let decoded = decode_shared(&whole, decode);
+            *self = Payload::Shared(whole);
+            return decoded;
+        }
+        match self {
+            Payload::Shared(shared) => decode_shared(shared, decode),
+            _ => decode(self.whole()),
+        }
+    }
+}
+
+/// A copy of a payload. A vector is taken apart, for whoever wants just that.
+fn kept(bytes: &[u8], answer: bool) -> Payload<'static> {
+    match Vector::copied(bytes, answer) {
+        Some(vector) => Payload::Vector(vector),
+        None => Payload::Copied(bytes.to_vec()),
     }
 }
 

@@ -200,7 +200,7 @@ impl RawCall {
     /// Whether the callee has stopped the handler because the call's time is over, and its answer was faster than the
     /// timer of this side.
     fn ran_out(&self, answer: &Answer) -> bool {
-        let cancelled = *answer.payload == *Verdict::Cancelled.bytes() && answer.metadata.is_none();
+        let cancelled = answer.payload.verdict() == Some(Verdict::Cancelled) && answer.metadata.is_none();
         cancelled && self.deadline.is_some_and(|at| now() + TICK >= at)
     }
 

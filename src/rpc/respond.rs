@@ -17,6 +17,7 @@ use super::{
     hub::{Hub, Local, Place},
     intercept::Outcome,
     outgoing::{Bytes, Outgoing},
+    payload::Payload,
     reason::Reason,
     scope::{self, Bindings, Bound},
     waiters::lock,
@@ -164,11 +165,11 @@ impl Responder {
 
     /// The answer that is about to be given, for those who ask again. `alone`: it opens channels or carries descriptors,
     /// so that it is for this caller alone, and the record is that nobody knows.
-    pub(crate) fn record(&mut self, payload: &[u8], alone: bool) {
+    pub(crate) fn record(&mut self, payload: &mut Payload<'_>, alone: bool) {
         if let Some(recorder) = self.recorder.take()
             && !alone
         {
-            recorder.record(&payload.into());
+            recorder.record(&payload.whole().into());
         }
     }
 

@@ -29,7 +29,7 @@ use super::{
     scope,
     turn::Turn,
     waiters::lock,
-    wire::decode_value,
+    wire::{decode_value, put_vector},
 };
 use crate::{
     error::Violation,
@@ -118,7 +118,9 @@ impl<T> Rx<T> {
 
     /// What lies at a place that [`advance`](Rx::advance) gave.
     fn bytes(&mut self, place: Range<usize>) -> &[u8] {
-        self.reading.get_mut().unwrap_or_else(PoisonError::into_inner).bytes(place)
+        let reading = self.reading.get_mut().unwrap_or_else(PoisonError::into_inner);
+        reading.make_whole();
+        reading.bytes(place)
     }
 
     /// Gives credit back for what was taken, if that is enough by now.
@@ -261,9 +263,14 @@ impl<T: DeserializeOwned + 'static> Rx<T> {
         let place = self.advance(waker)?;
         let nesting = self.max_nesting();
         let reading = self.reading.get_mut().unwrap_or_else(PoisonError::into_inner);
-        let value = match reading.shared() {
-            Some(shared) => decode_shared(shared, |bytes| decode_value(bytes, nesting)),
-            None => decode_value(reading.bytes(place), nesting),
+        let value = if let Some(value) = reading.take_vector::<T>(put_vector) {
+            Ok(value)
+        } else {
+            reading.make_whole();
+            match reading.shared() {
+                Some(shared) => decode_shared(shared, |bytes| decode_value(bytes, nesting)),
+                None => decode_value(reading.bytes(place), nesting),
+            }
         };
         self.report_if_due();
         value.map_err(|why| TryRecvError::Failed(self.invalid(why)))

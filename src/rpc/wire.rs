@@ -8,6 +8,7 @@ use std::any::Any;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use super::bytes::Bytes;
 use crate::{
     link::Encoder,
     strict::{DecodeError, Input},
@@ -67,6 +68,19 @@ pub(crate) fn decode_value<T: DeserializeOwned + 'static>(
     Ok(value)
 }
 
+/// Puts a payload that was found to be a byte vector into `place`, the `Option` of a value; it is given back if the value
+/// has another type.
+pub(crate) fn put_vector(bytes: Vec<u8>, place: &mut dyn Any) -> Result<(), Vec<u8>> {
+    if let Some(place) = place.downcast_mut::<Option<Vec<u8>>>() {
+        *place = Some(bytes);
+    } else if let Some(place) = place.downcast_mut::<Option<Bytes>>() {
+        *place = Some(Bytes::from(bytes));
+    } else {
+        return Err(bytes);
+    }
+    Ok(())
+}
+
 /// Reads a byte vector that must take up all bytes, and leaves it where it lies.
 pub(crate) fn decode_bytes(bytes: &[u8], nesting: u32) -> Result<&[u8], DecodeError> {
     let mut input = Input::new(bytes, nesting);
@@ -86,7 +100,7 @@ pub trait Arguments: Send + Unpin + 'static + sealed::Tuple {}
 
 #[allow(private_interfaces)] // sealed: only this crate calls these methods
 pub(crate) mod sealed {
-    use super::{DecodeError, Encoder, Input, Value, decode_next, encode_value};
+    use super::{DecodeError, Encoder, Input, Value, decode_next, encode_value, put_vector};
 
     /// How a tuple of arguments is written and read.
     pub trait Tuple: Sized {
@@ -94,10 +108,15 @@ pub(crate) mod sealed {
         fn encode(&self, out: &mut Encoder<'_>) -> postcard::Result<()>;
         #[doc(hidden)]
         fn decode(bytes: &[u8], nesting: u32) -> Result<Self, DecodeError>;
+        /// Puts the tuple that is this vector alone into `place`; it is given back if that has another type.
+        #[doc(hidden)]
+        fn put_vector(_place: &mut Option<Self>, bytes: Vec<u8>) -> Result<(), Vec<u8>> {
+            Err(bytes)
+        }
     }
 
     macro_rules! tuples {
-        ($($name:ident)*) => {
+        ($($name:ident)* $(=> $put_vector:item)?) => {
             impl<$($name: Value),*> Tuple for ($($name,)*) {
                 #[allow(non_snake_case, unused_variables)]
                 fn encode(&self, out: &mut Encoder<'_>) -> postcard::Result<()> {
@@ -113,6 +132,8 @@ pub(crate) mod sealed {
                     input.finish()?;
                     Ok(arguments)
                 }
+
+                $($put_vector)?
             }
 
             impl<$($name: Value + Unpin),*> super::Arguments for ($($name,)*) {}
@@ -120,7 +141,12 @@ pub(crate) mod sealed {
     }
 
     tuples!();
-    tuples!(A);
+    tuples!(A => fn put_vector(place: &mut Option<Self>, bytes: Vec<u8>) -> Result<(), Vec<u8>> {
+        let mut value: Option<A> = None;
+        put_vector(bytes, &mut value)?;
+        *place = value.map(|value| (value,));
+        Ok(())
+    });
     tuples!(A B);
     tuples!(A B C);
     tuples!(A B C D);

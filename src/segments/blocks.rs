@@ -2,14 +2,17 @@
 //!
 //! | the peer is | copies | the block goes back |
 //! |---|---|---|
-//! | not trusted | 1, into memory that is used again unless somebody keeps the payload | when it was copied |
+//! | not trusted | 1, into memory that is used again unless somebody keeps the payload; of a payload that is one byte vector, into memory that the application gets | when it was copied |
 //! | trusted ([`Settings::trust_peer`](crate::Settings::trust_peer)) | none, if the block may stay | when the last handle is dropped |
 //!
 //! A block of the passing region may not stay, whoever sent it: what an application keeps must not be in the way of
 //! messages.
 #![allow(unsafe_code)]
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::{
+    cell::RefCell,
+    sync::{Arc, Mutex, PoisonError, Weak},
+};
 
 use adjoin_shm_layout::{BlockRef, Parcel, PeerArena, Returns};
 use bytes::Bytes;
@@ -19,7 +22,13 @@ use super::{
     frame,
     link::{Mapped, Shared},
 };
-use crate::error::LinkEnd;
+use crate::{
+    error::LinkEnd,
+    link::{
+        Brought,
+        vector::{Front, MOST_FRONT, Vector},
+    },
+};
 
 /// What reads the peer's blocks. Part of the receiver.
 #[derive(Debug)]
@@ -64,25 +73,57 @@ impl Blocks {
         Blocks { arena, returning, backing, trusted, spare: Vec::new() }
     }
 
-    /// Takes a payload in.
-    pub(super) fn take(&mut self, block: BlockRef) -> Result<Bytes, LinkEnd> {
+    /// Takes a payload in, which is that of an answer or not.
+    pub(super) fn take(&mut self, block: BlockRef, answer: bool) -> Result<Taken, LinkEnd> {
         let parcel = self.arena.check(block).map_err(frame::corrupt)?;
         self.backing.ensure(&parcel.range())?;
         if self.trusted && parcel.may_stay() {
             let (arena, returning) = (self.arena.clone(), self.returning.clone());
-            return Ok(Bytes::from_owner(Kept { arena, parcel: Some(parcel), returning }));
+            return Ok(Taken::Whole(Bytes::from_owner(Kept { arena, parcel: Some(parcel), returning })));
+        }
+        let taken = self.copy(&parcel, answer);
+        self.returning.give_back(parcel);
+        Ok(taken)
+    }
+
+    /// Copies a payload out. Each byte is read once, so that what was looked at is what is used.
+    fn copy(&mut self, parcel: &Parcel, answer: bool) -> Taken {
+        let (len, mut first) = (parcel.len(), [0; MOST_FRONT]);
+        let first = &mut first[..len.min(MOST_FRONT)];
+        self.arena.copy_to(parcel, first);
+        if let Some(front) = Front::of(first, len, answer) {
+            let append = |bytes: &mut Vec<u8>| self.arena.append_to(parcel, front.len(), bytes);
+            return Taken::Vector(Vector::new(front, len, append).into());
         }
         let mut payload = std::mem::take(&mut self.spare);
         payload.clear();
-        self.arena.append_to(&parcel, &mut payload);
-        self.returning.give_back(parcel);
-        Ok(Bytes::from(payload))
+        payload.extend_from_slice(first);
+        self.arena.append_to(parcel, first.len(), &mut payload);
+        Taken::Whole(Bytes::from(payload))
     }
 
     /// The message was handed on: uses the memory again, unless somebody has kept the payload.
     pub(super) fn done(&mut self, payload: Bytes) {
         if payload.len() <= MAX_SPARE && payload.is_unique() {
             self.spare = Vec::from(payload);
+        }
+    }
+}
+
+/// A payload that was taken in.
+pub(super) enum Taken {
+    /// In one piece, where it lies or copied.
+    Whole(Bytes),
+    /// Copied and taken apart.
+    Vector(RefCell<Vector>),
+}
+
+impl Taken {
+    /// As a message has it.
+    pub(super) fn brought(&self) -> Brought<'_> {
+        match self {
+            Taken::Whole(payload) => Brought::Shared(payload),
+            Taken::Vector(vector) => Brought::Vector(vector),
         }
     }
 }

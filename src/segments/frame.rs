@@ -5,11 +5,15 @@
 //! ours. The number `extra` is the bytes of a Credit, and of a Request or a Response the descriptors that it carries.
 
 use adjoin_shm_layout::{self as layout, BlockRef, FrameHead, Tag};
-use bytes::Bytes;
 
+use super::link::Mapped;
 use crate::{
     error::{LinkEnd, Violation},
-    link::{ChannelRef, CreditSlot, Head, Message, descriptors::MOST_DESCRIPTORS},
+    link::{
+        Brought, ChannelRef, CreditSlot, Head, Message,
+        descriptors::MOST_DESCRIPTORS,
+        vector::{Front, MOST_FRONT, Vector},
+    },
 };
 
 /// A head, taken apart as a frame wants it.
@@ -77,6 +81,41 @@ pub(super) fn block(tag: u32, body: &[u8]) -> Result<Option<BlockRef>, LinkEnd> 
     Ok(Some(BlockRef::from_bytes(place)))
 }
 
+/// Whether the frame is an answer to a call.
+#[inline]
+pub(super) fn is_answer(tag: u32) -> bool {
+    Tag::from_u32(tag).kind == kind::RESPONSE
+}
+
+/// Takes the vector out of a frame, if its payload is one. `body` gets everything else, as if the payload ended in front
+/// of the vector's bytes.
+///
+/// Each byte of the frame is read once, so that what was looked at is what is used.
+pub(super) fn take_vector(frame: &layout::Frame<'_, Mapped>, body: &mut Vec<u8>) -> Option<Vector> {
+    let (tag, len) = (Tag::from_u32(frame.tag()), frame.len());
+    // Anything else is for `parse` to refuse.
+    if tag.flags != 0 || parts(tag.kind).is_none_or(|parts| parts & PAYLOAD == 0) || len < FrameHead::BYTES {
+        return None;
+    }
+    let mut head = [0; FrameHead::BYTES];
+    frame.copy_to(0, &mut head);
+    let parts = layout::parse(tag, len, &FrameHead::from_bytes(&head)).ok()?;
+    let (payload, first) = (parts.payload, &mut [0; MOST_FRONT]);
+    let first = first.get_mut(..payload.len().min(MOST_FRONT)).unwrap_or_default();
+    frame.copy_to(payload.start, first);
+    let front = Front::of(first, payload.len(), tag.kind == kind::RESPONSE)?;
+    let start = payload.start + front.len();
+    let vector = Vector::new(front, payload.len(), |bytes| {
+        frame.append_to(start, payload.end - start, bytes);
+    });
+    body.clear();
+    body.extend_from_slice(&head);
+    frame.append_to(FrameHead::BYTES, parts.metadata.len(), body);
+    body.extend_from_slice(front.as_bytes());
+    frame.append_to(parts.channels.start, parts.channels.len(), body);
+    Some(vector)
+}
+
 /// The head of a body, and where the parts behind it lie.
 #[inline]
 fn split(tag: Tag, body: &[u8]) -> Result<(FrameHead, layout::Parts), LinkEnd> {
@@ -87,8 +126,8 @@ fn split(tag: Tag, body: &[u8]) -> Result<(FrameHead, layout::Parts), LinkEnd> {
     Ok((head, parts))
 }
 
-/// Reads a message from a private copy of a frame. `channels` is memory that is used again; `outside` is the payload
-/// that was in a block, if it was.
+/// Reads a message from a private copy of a frame. `channels` is memory that is used again; `outside` is the payload, if
+/// it was in a block or is not part of the copy.
 ///
 /// # Errors
 ///
@@ -98,7 +137,7 @@ pub(super) fn parse<'a>(
     tag: u32,
     body: &'a [u8],
     channels: &'a mut Vec<ChannelRef>,
-    outside: Option<&'a Bytes>,
+    outside: Option<Brought<'a>>,
 ) -> Result<Message<'a>, LinkEnd> {
     let tag = Tag::from_u32(tag);
     let parts_of_kind = match tag.kind {
@@ -125,11 +164,11 @@ pub(super) fn parse<'a>(
     channels.extend(list.as_chunks().0.iter().map(channel));
     let reason = if parts_of_kind & REASON == 0 { "" } else { reason(payload)? };
     let payload = match outside {
-        _ if parts_of_kind & PAYLOAD == 0 => NOTHING,
+        _ if parts_of_kind & PAYLOAD == 0 => Brought::Here(NOTHING),
         Some(outside) => outside,
-        None => payload,
+        None => Brought::Here(payload),
     };
-    Ok(Message { head: typed(tag.kind, &head, metadata, reason)?, channels, payload, shared: outside })
+    Ok(Message { head: typed(tag.kind, &head, metadata, reason)?, channels, payload })
 }
 
 /// How many descriptors a message carries, by its frame, which was [parsed](parse).

@@ -43,7 +43,7 @@ fn every_kind_is_read_as_it_was_written_and_numbered_as_the_protocol_numbers_it(
         let mut list = Vec::new();
         assert_eq!(
             parse(tag, &body, &mut list, None).unwrap(),
-            Message { head, channels, payload, shared: None }
+            Message { head, channels, payload: Brought::Here(payload) }
         );
         assert_eq!(Tag::from_u32(tag).kind, number);
     }

@@ -10,7 +10,7 @@ use super::*;
 use crate::{
     error::LinkEnd,
     link::{
-        Body, ChannelRef, CreditSlot, EncodeFault, Encoder, Head, Message, SendFault, Sink,
+        Body, Brought, ChannelRef, CreditSlot, EncodeFault, Encoder, Head, Message, SendFault, Sink,
         testing::{Collector, DATA, message},
     },
     segments::{control::Control, handshake},
@@ -84,7 +84,7 @@ async fn a_request_arrives_with_its_metadata_its_payload_and_its_channels() {
     let channel = ChannelRef { id: 7, slot: CreditSlot { index: 1, generation: 2 } };
     assert_eq!(host.sender.send(&head, &mut Opening(b"payload", &[channel; 3])).unwrap(), 7);
     assert_eq!(host.sender.publish(), crate::link::Publish::Done);
-    let mut heard = Expected(Message { head, channels: &[channel; 3], payload: b"payload", shared: None });
+    let mut heard = Expected(Message { head, channels: &[channel; 3], payload: Brought::Here(b"payload") });
     assert_eq!(guest.receiver.drain(&mut heard).unwrap(), 1);
 }
 

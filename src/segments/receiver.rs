@@ -30,14 +30,14 @@ use std::{
 use adjoin_shm_layout::{Corrupt, Mode, Parked, RingReader};
 
 use super::{
-    blocks::Blocks,
+    blocks::{Blocks, Taken},
     frame, futex,
     link::{Mapped, Shared},
     spin::{Spin, Spun},
 };
 use crate::{
     error::LinkEnd,
-    link::{ChannelRef, Receiver, Sink},
+    link::{ChannelRef, Receiver, Sink, vector::MIN_VECTOR},
 };
 
 /// The consumer of the ring in.
@@ -87,33 +87,39 @@ impl ShmReceiver {
     /// Takes one frame out of the ring and hands it on. `None`: there is none. Else whether `sink` wants
     /// more.
     ///
-    /// One copy; no allocation, once the memory has grown to the longest frame. A payload in a block costs what
-    /// [`Blocks`] says.
+    /// One copy; no allocation, once the memory has grown to the longest frame, but for a long payload that is one byte
+    /// vector: that is copied into memory that the application gets. A payload in a block costs what [`Blocks`] says.
     fn take(&mut self, sink: &mut dyn Sink) -> Result<Option<bool>, LinkEnd> {
         let Some(frame) = self.reader.next_frame().map_err(frame::corrupt)? else {
             return Ok(None);
         };
         let (tag, len) = (frame.tag(), frame.len());
-        if self.body.len() < len {
-            self.body.resize(len.next_power_of_two(), 0);
+        let vector = if len < MIN_VECTOR { None } else { frame::take_vector(&frame, &mut self.body) };
+        let kept = if vector.is_some() { self.body.len() } else { len };
+        if self.body.len() < kept {
+            self.body.resize(kept.next_power_of_two(), 0);
         }
-        let body = self.body.get_mut(..len).unwrap_or_default();
-        frame.copy_to(0, body);
+        let body = self.body.get_mut(..kept).unwrap_or_default();
+        if vector.is_none() {
+            frame.copy_to(0, body);
+        }
         frame.release();
         // A batch may be longer than the ring: the peer gets its room back while it is handed on.
         if self.reader.should_publish() {
             self.shared.wake(self.reader.publish_consumed());
         }
-        let Some(block) = frame::block(tag, body)? else {
-            let message = frame::parse(tag, body, &mut self.channels, None)?;
-            hand_on_descriptors(&self.shared, tag, body, sink)?;
-            return Ok(Some(sink.message(message)));
+        let taken = match (vector, frame::block(tag, body)?) {
+            (Some(vector), _) => Some(Taken::Vector(vector.into())),
+            (None, Some(block)) => Some(self.blocks.take(block, frame::is_answer(tag))?),
+            (None, None) => None,
         };
-        let payload = self.blocks.take(block)?;
-        let message = frame::parse(tag, body, &mut self.channels, Some(&payload))?;
+        let outside = taken.as_ref().map(Taken::brought);
+        let message = frame::parse(tag, body, &mut self.channels, outside)?;
         hand_on_descriptors(&self.shared, tag, body, sink)?;
         let more = sink.message(message);
-        self.blocks.done(payload);
+        if let Some(Taken::Whole(payload)) = taken {
+            self.blocks.done(payload);
+        }
         Ok(Some(more))
     }
 

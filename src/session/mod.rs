@@ -40,6 +40,7 @@ mod tests;
 
 use std::time::{Duration, Instant};
 
+use answer::Verdict;
 use calls::Calls;
 use channels::Channels;
 use connections::{ConnKey, Connections};
@@ -49,7 +50,7 @@ use serving::Serving;
 
 use crate::{
     error::Violation,
-    link::{ChannelRef, Limits, Role},
+    link::{Brought, ChannelRef, Limits, Role},
 };
 
 /// The id of the connection that exists as soon as the link does.
@@ -141,7 +142,7 @@ pub(crate) enum Delivery<'s, 'm, E: Ends> {
     /// The peer cancels a request that runs here.
     Cancel { handler: E::Handler },
     /// An element of a channel.
-    Element { conn: ConnKey, channel: &'s E::Channel, payload: &'m [u8] },
+    Element { conn: ConnKey, channel: &'s E::Channel, payload: Brought<'m> },
     /// The sender of a channel closed it.
     Closed { conn: ConnKey, channel: E::Channel },
     /// The other side of a channel ended it.
@@ -173,7 +174,7 @@ pub(crate) struct Incoming<'a> {
     /// From the metadata key `timeout-ns`.
     pub(crate) timeout: Option<Duration>,
     pub(crate) channels: &'a [ChannelRef],
-    pub(crate) payload: &'a [u8],
+    pub(crate) payload: Brought<'a>,
 }
 
 /// A Response that keeps all rules.
@@ -181,7 +182,20 @@ pub(crate) struct Answered<'a> {
     pub(crate) conn: ConnKey,
     pub(crate) metadata: Metadata,
     pub(crate) channels: &'a [ChannelRef],
-    pub(crate) payload: &'a [u8],
+    pub(crate) payload: Brought<'a>,
+}
+
+impl Answered<'_> {
+    /// What the answer says before its value. `None`: it is no answer to a call.
+    #[inline]
+    pub(crate) fn verdict(&self) -> Option<Verdict> {
+        let bytes: &[u8] = match self.payload {
+            Brought::Here(bytes) => bytes,
+            Brought::Shared(bytes) => bytes,
+            Brought::Vector(_) => return Some(Verdict::Ok),
+        };
+        Verdict::split(bytes).map(|(verdict, _)| verdict)
+    }
 }
 
 /// What one side accepts of the other.

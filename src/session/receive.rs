@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     error::Violation,
-    link::{Head, Message},
+    link::{Brought, Head, Message},
 };
 
 /// What a handler makes of a message.
@@ -90,7 +90,7 @@ impl<E: Ends> Session<E> {
     }
 
     /// `flow.call.payload-limit`: "a receiver that gets one sends Goodbye".
-    fn check_payload(&self, payload: &[u8]) -> Result<(), Violation> {
+    fn check_payload(&self, payload: Brought<'_>) -> Result<(), Violation> {
         let limit = self.limits.max_payload_size as usize;
         if payload.len() > limit {
             return Err(Violation::PayloadLimit { len: payload.len(), limit });

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     error::Violation,
-    link::{ChannelRef, CreditSlot, Head, Limits, Message, Role},
+    link::{Brought, ChannelRef, CreditSlot, Head, Limits, Message, Role},
 };
 
 /// Ends that are numbers.
@@ -127,7 +127,7 @@ impl Scene {
     ) -> Result<Seen, Violation> {
         let channels: Vec<_> =
             channels.iter().map(|id| ChannelRef { id: *id, slot: CreditSlot::NONE }).collect();
-        match self.session.receive(&Message { head, channels: &channels, payload, shared: None }) {
+        match self.session.receive(&Message { head, channels: &channels, payload: Brought::Here(payload) }) {
             Ok(delivery) => Ok(delivery.into()),
             Err(Breach { costs, violation }) => {
                 self.breach = Some(costs);

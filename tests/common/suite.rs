@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use adjoin::{CallError, Context, Rx, Schema, Tx, introspection::ServiceDescription};
+use adjoin::{Bytes, CallError, Context, Rx, Schema, Tx, introspection::ServiceDescription};
 use serde::{Deserialize, Serialize};
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Schema, thiserror::Error)]
@@ -74,6 +74,11 @@ pub trait Suite {
     async fn wait(&self, millis: u64) -> u64;
     async fn resident_kib(&self) -> u64;
     async fn answer_of(&self, len: u32) -> Vec<u8>;
+    async fn echo_text(&self, text: String) -> String;
+    async fn echo_shared(&self, bytes: Bytes) -> Bytes;
+    /// Fails with flags of which the first is not set.
+    async fn echo_flags(&self, flags: Vec<bool>) -> Result<Vec<bool>, Vec<bool>>;
+    async fn echo_texts(&self, input: Rx<String>, output: Tx<String>);
     /// The methods that the caller offers; `None` if it does not say.
     async fn offered_back(&self) -> Option<Vec<String>>;
 }
@@ -221,6 +226,26 @@ impl Suite for SuiteService {
         sum += total(handles.pair.0).await;
         handles.pair.1.send(sum).await.unwrap();
         sum
+    }
+
+    async fn echo_text(&self, text: String) -> String {
+        text
+    }
+
+    async fn echo_shared(&self, bytes: Bytes) -> Bytes {
+        bytes
+    }
+
+    async fn echo_flags(&self, flags: Vec<bool>) -> Result<Vec<bool>, Vec<bool>> {
+        if flags.first() == Some(&true) { Ok(flags) } else { Err(flags) }
+    }
+
+    async fn echo_texts(&self, mut input: Rx<String>, output: Tx<String>) {
+        while let Ok(Some(text)) = input.recv().await {
+            if output.send(text).await.is_err() {
+                return;
+            }
+        }
     }
 
     async fn swallow(&self, mut data: Rx<Vec<u8>>) -> u64 {

@@ -136,7 +136,7 @@ proptest! {
         let mut channels = Vec::new();
         let message = decode_message(&frame, &mut channels).expect("we encoded it");
         prop_assert_eq!(message.head, head);
-        prop_assert_eq!(message.payload, if has_payload(&head) { &parts.payload[..] } else { &[] });
+        prop_assert_eq!(message.payload, Brought::Here(if has_payload(&head) { &parts.payload } else { &[] }));
         prop_assert_eq!(message.channels, if has_channels(&head) { refs(&parts.channels) } else { Vec::new() });
     }
 
@@ -159,7 +159,7 @@ proptest! {
         frame.extend(rest);
         let mut channels = Vec::new();
         if let Ok(message) = decode_message(&frame, &mut channels) {
-            let again = testing::encoded(&message.head, message.channels, message.payload);
+            let again = testing::encoded(&message.head, message.channels, &message.payload.to_vec());
             prop_assert_eq!(again, frame);
         }
     }

@@ -3,7 +3,7 @@ use proptest::{collection::vec, prelude::*};
 use super::*;
 use crate::link::{
     codec,
-    message::{ChannelRef, CreditSlot, Head, Message},
+    message::{Brought, ChannelRef, CreditSlot, Head, Message},
 };
 
 const MAX: usize = 4 << 20;
@@ -176,6 +176,6 @@ fn captured_frames_encode_and_decode_to_the_byte() {
         let mut channels: Vec<ChannelRef> = vec![ChannelRef { id: 9, slot: CreditSlot::NONE }];
         let frame = deframer.next_frame().expect("well formed").expect("complete");
         let message = codec::decode_message(frame, &mut channels).expect("a message");
-        assert_eq!(message, Message { head, channels: &[], payload, shared: None });
+        assert_eq!(message, Message { head, channels: &[], payload: Brought::Here(payload) });
     }
 }

@@ -44,7 +44,7 @@ impl Stream {
         for element in elements {
             // Long ones that came in a block of their own, and others.
             if element.len() >= 8 && element.len().is_multiple_of(2) {
-                run.push_shared(Shared::copy_from_slice(element));
+                run.push_kept(Kept::Shared(Shared::copy_from_slice(element)));
             } else {
                 run.push(element);
             }

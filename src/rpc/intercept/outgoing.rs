@@ -158,11 +158,11 @@ impl Drop for InFlight<'_> {
 fn outcome(reply: &Result<Reply, CallError>) -> Outcome {
     match reply {
         Err(error) => Outcome::failed(error.clone()),
-        Ok(reply) => match Verdict::split(&reply.payload) {
-            Some((Verdict::Cancelled, _)) => {
+        Ok(reply) => match reply.payload.verdict() {
+            Some(Verdict::Cancelled) => {
                 Outcome::failed(Reason::of(reply.metadata()).map_or(CallError::Cancelled, Reason::into_error))
             }
-            split => Outcome::of(split.map(|(verdict, _)| verdict)),
+            verdict => Outcome::of(verdict),
         },
     }
 }

@@ -86,7 +86,7 @@ struct Answers(usize);
 impl Sink for Answers {
     fn message(&mut self, message: Message<'_>) -> bool {
         assert!(matches!(message.head, Head::Response { .. }), "{message:?}");
-        assert_eq!(message.payload, Verdict::Cancelled.bytes());
+        assert_eq!(message.payload.to_vec(), Verdict::Cancelled.bytes());
         self.0 += 1;
         true
     }

@@ -13,7 +13,7 @@ use super::{NOP, Opening, RECEIVE, Raw, SEND, end_of, nop, poll, request, settle
 use crate::{
     error::{LinkEnd, Violation},
     link::{
-        ChannelRef, CreditSlot, Head, Message, Parts, SendFault, Sink, memory,
+        Brought, ChannelRef, CreditSlot, Head, Message, Parts, SendFault, Sink, memory,
         testing::{Collector, message},
     },
     rpc::{
@@ -115,7 +115,7 @@ async fn a_request_that_is_delivered_after_the_links_end_opens_nothing() {
     let hub = connection.hub();
     hub.end(LinkEnd::Closed);
     let mut deliver = Deliver::new(hub);
-    let request = Message { head: request(&RECEIVE, 1), channels: &CHANNEL, payload: &[1], shared: None };
+    let request = Message { head: request(&RECEIVE, 1), channels: &CHANNEL, payload: Brought::Here(&[1]) };
     assert!(!deliver.message(request), "the drain is over");
     assert!(matches!(deliver.finish(), Some(LinkEnd::Closed)));
     assert_eq!(dispatched.load(Ordering::Relaxed), 0); // Relaxed: counted by this thread

@@ -16,7 +16,8 @@ use super::{RECEIVE, Raw, SEND, end_of, nop, poll, settle, until};
 use crate::{
     error::LinkEnd,
     link::{
-        Body, Head, Limits, Message, Parts, Publish, Receiver, Role, SendFault, Sender, Sink, Watcher, memory,
+        Body, Brought, Head, Limits, Message, Parts, Publish, Receiver, Role, SendFault, Sender, Sink,
+        Watcher, memory,
     },
     rpc::{
         connection::Connection,
@@ -95,7 +96,7 @@ impl Receiver for Endless {
         self.drained += 1;
         assert!(self.drained < 1_000_000, "drained without end");
         let head = Head::Cancel { conn_id: 0, request_id: 1 };
-        sink.message(Message { head, channels: &[], payload: &[], shared: None });
+        sink.message(Message { head, channels: &[], payload: Brought::Here(&[]) });
         Ok(1)
     }
 

@@ -61,7 +61,7 @@ impl Stream {
         impl Sink for Firsts {
             fn message(&mut self, message: Message<'_>) -> bool {
                 if let Head::Data { .. } = message.head {
-                    self.0.push(message.payload[1]);
+                    self.0.push(message.payload.to_vec()[1]);
                 }
                 true
             }

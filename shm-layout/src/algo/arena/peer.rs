@@ -86,27 +86,28 @@ impl<H: Halves> PeerArena<H> {
         Ok(Parcel { number, bytes, lent })
     }
 
-    /// Copies a payload out into `to`, which has its length.
+    /// Copies the first bytes of a payload out into `to`: as many as it has room for.
     ///
     /// # Panics
     ///
-    /// When `to` has another length, or when the parcel is of another link that has a larger arena.
+    /// When the payload is shorter, or when the parcel is of another link that has a larger arena.
     pub fn copy_to(&self, parcel: &Parcel, to: &mut [u8]) {
-        assert_eq!(to.len(), parcel.len(), "the room has not the payload's length");
+        assert!(to.len() <= parcel.len(), "{} bytes leave the payload", to.len());
         // SAFETY: in bounds: `check` found it so (and the callee checks it). Alone: the peer has passed it and was not
         // given it back, so an honest peer is not there. Alive: `self` holds the mapping.
         unsafe { sync::copy_out(self.halves.peer().arena, parcel.bytes.start, to) }
     }
 
-    /// Appends a payload to `to`: one copy, into memory that need not be initialised before.
+    /// Appends a payload, from `offset` on, to `to`: one copy, into memory that need not be initialised before.
     ///
     /// # Panics
     ///
-    /// When the parcel is of another link that has a larger arena.
+    /// When `offset` is beyond the payload, or when the parcel is of another link that has a larger arena.
     #[cfg(not(loom))]
-    pub fn append_to(&self, parcel: &Parcel, to: &mut Vec<u8>) {
+    pub fn append_to(&self, parcel: &Parcel, offset: usize, to: &mut Vec<u8>) {
+        let len = parcel.len().checked_sub(offset).expect("the offset is within the payload");
         // SAFETY: as in `copy_to`.
-        unsafe { sync::append_out(self.halves.peer().arena, parcel.bytes.start, parcel.len(), to) }
+        unsafe { sync::append_out(self.halves.peer().arena, parcel.bytes.start + offset, len, to) }
     }
 
     /// A payload where it lies.

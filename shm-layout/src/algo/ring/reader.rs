@@ -2,6 +2,8 @@
 #![allow(unsafe_code)]
 
 use alloc::sync::Arc;
+#[cfg(not(loom))]
+use alloc::vec::Vec;
 
 use crate::algo::park::{self, Wake};
 use crate::error::{Corrupt, Rule};
@@ -238,6 +240,20 @@ impl<H: Halves> Frame<'_, H> {
         // not released, so an honest writer is not there. Alive: `'_` borrows the reader, which holds the
         // mapping.
         unsafe { sync::copy_out(self.reader.halves.peer().ring, self.at + offset, to) }
+    }
+
+    /// Appends `len` bytes of the body, from `offset` on, to `to`: one copy, into memory that need not be initialised
+    /// before.
+    ///
+    /// # Panics
+    ///
+    /// When they leave the body.
+    #[cfg(not(loom))]
+    pub fn append_to(&self, offset: usize, len: usize, to: &mut Vec<u8>) {
+        let end = offset.checked_add(len);
+        assert!(end.is_some_and(|end| end <= self.len()), "{len} bytes at {offset} leave the frame");
+        // SAFETY: as in `copy_to`.
+        unsafe { sync::append_out(self.reader.halves.peer().ring, self.at + offset, len, to) }
     }
 
     /// Makes an end of the frame. The peer gets its room back with the next [`RingReader::publish_consumed`].

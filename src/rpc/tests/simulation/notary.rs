@@ -199,7 +199,8 @@ impl Connection {
             Head::Request { request_id, .. } => {
                 let last = self.requests[from].last_key_value().map_or(0, |(id, _)| *id);
                 rule(request_id == last + 1, "request ids start at 1 and grow")?;
-                let (token, _) = postcard::take_from_bytes(message.payload).map_err(|_| "no token")?;
+                let (token, _) =
+                    postcard::take_from_bytes(&message.payload.to_vec()).map_err(|_| "no token")?;
                 self.requests[from].insert(request_id, Request { token, ..Request::default() });
                 self.open_channels(from, message.channels)
             }
@@ -209,7 +210,7 @@ impl Connection {
                 };
                 rule(request.arrived, "an answer before the request arrived")?;
                 rule(request.answer.is_none(), "the second answer to one request")?;
-                request.answer = Verdict::split(message.payload).map(|(verdict, _)| verdict);
+                request.answer = Verdict::split(&message.payload.to_vec()).map(|(verdict, _)| verdict);
                 rule(request.answer.is_some(), "an answer without a verdict")?;
                 self.open_channels(from, message.channels)
             }
