@@ -2,23 +2,32 @@
 //! within one process, side by side in one run.
 //!
 //! ```text
-//! cargo bench --bench links -- [--link shm|uds|tcp|local] [--workload unary|stream] [--size BYTES]
-//!     [--inflight N] [--mode park|spin] [--secs S] [--pin split|same|none] [--json]
+//! cargo bench --bench links -- [--link shm|uds|tcp|local|limits] [--workload unary|stream|...] [--size BYTES]
+//!     [--inflight N] [--mode park|sleep|spin] [--secs S] [--pin split|same|none] [--json]
 //! ```
 //!
-//! Without arguments: a table over all links. `--link`, `--size` and `--inflight` take lists (`64,4096`).
+//! Without arguments: a table over all links, and beside them what the machine gives without any session: see
+//! [`limits`]. `--link`, `--size` and `--inflight` take lists (`64,4096`). The last column is a link's figure in shares
+//! of the best of those raw programs.
 //!
 //! | word | is |
 //! |---|---|
 //! | `unary` | `--inflight` tasks that each call a method in a loop; it is `inline` and echoes a `Vec<u8>` of `--size` |
 //! | `stream` | `--inflight` streams of `Vec<u8>`s of `--size` from the client to the server, under credit |
+//! | `block` | as `unary`, with a plain thread in place of each task |
+//! | `paced` | as `unary`, one call each millisecond |
+//! | `unary-loaned` | as `unary`, over shared memory, with `Bytes`: each side writes what it sends once, into memory of the link, and reads what it gets where it lies |
+//! | `stream-loaned` | as `stream`, in the same way; nobody but the sender writes the elements, or copies them |
+//! | `stream-untouched` | as `stream-loaned`, with one byte of each element written: what passing memory on costs |
 //! | `park` | [`Waiting::Adaptive`](adjoin::Waiting::Adaptive), the default of the library |
+//! | `sleep` | [`Waiting::Sleep`](adjoin::Waiting::Sleep): no spinning; shared memory alone |
 //! | `spin` | both sides busy-poll: see [`pair`] for what that is on a socket |
 //!
 //! The server is a process of its own (this program again) on every link but `local`, and a fresh one for
 //! each line. Each side has a current-thread runtime. After a warm-up of a tenth of `--secs`, work goes on
 //! until the time is over and everything is answered; all of it counts, and nothing may be missing: the
-//! echo is compared, and the receiver's count of elements and bytes with the sender's.
+//! echo is compared, and the receiver's count of elements and bytes with the sender's. Elements of `stream` are each a
+//! vector of their own on both sides, made and filled as an application would.
 //!
 //! | column, key | is |
 //! |---|---|
@@ -31,6 +40,9 @@
 
 #[path = "links/args.rs"]
 mod args;
+#[cfg(target_os = "linux")]
+#[path = "links/limits/mod.rs"]
+mod limits;
 #[path = "links/machine.rs"]
 mod machine;
 #[path = "links/measure.rs"]
@@ -44,7 +56,7 @@ mod service;
 
 use std::{future::Future, process::ExitCode, time::Duration};
 
-use args::{Args, Case, Link};
+use args::{Args, Case, Link, Mode};
 use clap::Parser;
 use machine::Placement;
 use measure::{Figures, measure};
@@ -83,7 +95,7 @@ async fn run(args: &Args) -> Result<(), Failure> {
     let mut report = Report::new(args, placed);
     let mut failed = 0;
     for case in args.cases() {
-        for link in args.links() {
+        for link in args.links().into_iter().filter(|link| applies(*link, &case)) {
             match line(args, placed.server, link, &case).await {
                 Ok(figures) => report.add(link, case, figures),
                 Err(failure) => {
@@ -97,9 +109,23 @@ async fn run(args: &Args) -> Result<(), Failure> {
     if failed == 0 { Ok(()) } else { Err(format!("{failed} lines failed").into()) }
 }
 
+/// Whether a link can do what a case asks for, in a way of its own.
+fn applies(link: Link, case: &Case) -> bool {
+    #[cfg(target_os = "linux")]
+    if link.is_limit() {
+        return limits::has(link, case);
+    }
+    let own = link.to_string() == "shm";
+    own || !(case.mode == Mode::Sleep || case.workload.is_loaned())
+}
+
 /// Measures one line, with a server of its own.
 async fn line(args: &Args, cpu: Option<usize>, link: Link, case: &Case) -> Result<Figures, Failure> {
     let time = Duration::from_secs_f64(args.secs);
+    #[cfg(target_os = "linux")]
+    if link.is_limit() {
+        return limits::measure(link, cpu, case, time);
+    }
     let pair = Pair::open(link, cpu, case).await?;
     let measured = busy_while(spins(link, case.mode), measure(&pair, case, time));
     let figures = tokio::time::timeout(time * 2 + PATIENCE, measured).await.map_err(|_| "it hangs")??;

@@ -7,10 +7,10 @@ use clap::{Parser, ValueEnum};
 /// Measures what links carry, and what it costs.
 #[derive(Clone, Debug, Parser)]
 pub(crate) struct Args {
-    /// The links to measure; all of them by default
+    /// The links to measure, and the raw programs beside them; all of them by default
     #[arg(long, value_delimiter = ',')]
     link: Vec<Link>,
-    /// Calls or streams; both by default
+    /// What is done; everything by default
     #[arg(long)]
     workload: Option<Workload>,
     /// The size of a payload or element
@@ -54,6 +54,34 @@ pub(crate) enum Link {
     Tcp,
     /// No second process
     Local,
+    /// All that follow
+    #[cfg(target_os = "linux")]
+    Limits,
+    /// Raw: two cache lines
+    #[cfg(target_os = "linux")]
+    Line,
+    /// Raw: the rings without a session
+    #[cfg(target_os = "linux")]
+    Ring,
+    /// Raw: two futexes
+    #[cfg(target_os = "linux")]
+    Futex,
+    /// Raw: a Unix socket without a session
+    #[cfg(target_os = "linux")]
+    Socket,
+}
+
+/// The raw programs.
+#[cfg(target_os = "linux")]
+const LIMITS: [Link; 4] = [Link::Line, Link::Ring, Link::Futex, Link::Socket];
+#[cfg(not(target_os = "linux"))]
+const LIMITS: [Link; 0] = [];
+
+impl Link {
+    /// Whether it is one of the raw programs.
+    pub(crate) fn is_limit(self) -> bool {
+        LIMITS.contains(&self)
+    }
 }
 
 /// What is done.
@@ -63,6 +91,23 @@ pub(crate) enum Workload {
     Unary,
     /// Streams from the client to the server
     Stream,
+    /// As `unary`, from plain threads
+    Block,
+    /// As `unary`, one call each millisecond
+    Paced,
+    /// As `unary`, with payloads that each side fills in place and reads where they lie
+    UnaryLoaned,
+    /// As `stream`, with elements that are filled in place and not copied
+    StreamLoaned,
+    /// As `stream-loaned`, with elements of which one byte is written
+    StreamUntouched,
+}
+
+impl Workload {
+    /// Whether payloads are filled and read in the link's memory.
+    pub(crate) fn is_loaned(self) -> bool {
+        matches!(self, Workload::UnaryLoaned | Workload::StreamLoaned | Workload::StreamUntouched)
+    }
 }
 
 /// How both sides wait.
@@ -70,6 +115,8 @@ pub(crate) enum Workload {
 pub(crate) enum Mode {
     /// The default of the library
     Park,
+    /// No spinning
+    Sleep,
     /// Busy-polling
     Spin,
 }
@@ -113,8 +160,18 @@ impl Args {
         args
     }
 
+    /// The links that were asked for, and the limits last. A line of a table needs them all.
     pub(crate) fn links(&self) -> Vec<Link> {
-        if self.link.is_empty() { Link::value_variants().to_vec() } else { self.link.clone() }
+        let asked = if self.link.is_empty() { Link::value_variants() } else { &self.link };
+        let is_list = |link: &Link| link.to_string() == "limits";
+        let limits = LIMITS.into_iter().filter(|_| asked.iter().any(is_list));
+        let mut links: Vec<Link> = asked.iter().copied().filter(|link| !is_list(link)).collect();
+        for limit in limits {
+            if !links.contains(&limit) {
+                links.push(limit);
+            }
+        }
+        links
     }
 
     /// The cases: the table's, with what was asked for in place of what the table has.
@@ -122,7 +179,12 @@ impl Args {
         let narrowed = self.workload.is_some() || !self.size.is_empty() || !self.inflight.is_empty();
         let mode = self.mode.or(narrowed.then_some(Mode::Park));
         let mut cases = Vec::new();
-        for row in TABLE.iter().filter(|row| self.workload.is_none_or(|workload| workload == row.workload)) {
+        let plain = [Workload::Unary, Workload::Stream];
+        let is_asked = |row: &&Case| match self.workload {
+            Some(workload) => workload == row.workload,
+            None => !narrowed || plain.contains(&row.workload),
+        };
+        for row in TABLE.iter().filter(is_asked) {
             for &size in either(&self.size, &row.size) {
                 for &inflight in either(&self.inflight, &row.inflight) {
                     let case = Case { size, inflight, mode: mode.unwrap_or(row.mode), ..*row };
@@ -142,14 +204,32 @@ fn either<'a>(asked: &'a [u32], table: &'a u32) -> &'a [u32] {
 }
 
 /// The table without arguments.
-const TABLE: [Case; 6] = [
-    Case { workload: Workload::Unary, size: 32, inflight: 1, mode: Mode::Park },
-    Case { workload: Workload::Unary, size: 32, inflight: 64, mode: Mode::Park },
-    Case { workload: Workload::Stream, size: 64, inflight: 1, mode: Mode::Park },
-    Case { workload: Workload::Stream, size: 4 << 10, inflight: 1, mode: Mode::Park },
-    Case { workload: Workload::Stream, size: 64 << 10, inflight: 1, mode: Mode::Park },
-    Case { workload: Workload::Unary, size: 32, inflight: 1, mode: Mode::Spin },
+const TABLE: [Case; 20] = [
+    unary(32, 1, Mode::Spin),
+    unary(32, 1, Mode::Park),
+    unary(32, 1, Mode::Sleep),
+    Case { workload: Workload::Block, ..unary(32, 1, Mode::Spin) },
+    Case { workload: Workload::Block, ..unary(32, 1, Mode::Park) },
+    Case { workload: Workload::Paced, ..unary(32, 1, Mode::Park) },
+    Case { workload: Workload::Paced, ..unary(32, 1, Mode::Sleep) },
+    unary(32, 64, Mode::Park),
+    unary(64 << 10, 1, Mode::Park),
+    unary(1 << 20, 1, Mode::Park),
+    Case { workload: Workload::UnaryLoaned, ..unary(64 << 10, 1, Mode::Park) },
+    Case { workload: Workload::UnaryLoaned, ..unary(1 << 20, 1, Mode::Park) },
+    Case { workload: Workload::Stream, ..unary(64, 1, Mode::Park) },
+    Case { workload: Workload::Stream, ..unary(4 << 10, 1, Mode::Park) },
+    Case { workload: Workload::Stream, ..unary(64 << 10, 1, Mode::Park) },
+    Case { workload: Workload::Stream, ..unary(1 << 20, 1, Mode::Park) },
+    Case { workload: Workload::StreamLoaned, ..unary(64 << 10, 1, Mode::Park) },
+    Case { workload: Workload::StreamLoaned, ..unary(1 << 20, 1, Mode::Park) },
+    Case { workload: Workload::StreamUntouched, ..unary(64 << 10, 1, Mode::Park) },
+    Case { workload: Workload::StreamUntouched, ..unary(1 << 20, 1, Mode::Park) },
 ];
+
+const fn unary(size: u32, inflight: u32, mode: Mode) -> Case {
+    Case { workload: Workload::Unary, size, inflight, mode }
+}
 
 /// The largest size: four of them have to fit a ring.
 const MOST: i64 = 64 << 20;

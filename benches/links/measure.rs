@@ -53,8 +53,13 @@ async fn work(client: &WorkClient, case: &Case, time: Duration) -> Result<Figure
             latency: latency.clone(),
         };
         match case.workload {
-            Workload::Unary => tasks.spawn(task.unary()),
+            Workload::Unary => tasks.spawn(task.unary(None)),
+            Workload::Paced => tasks.spawn(task.unary(Some(PACE))),
+            Workload::Block => tasks.spawn_blocking(|| task.block()),
+            Workload::UnaryLoaned => tasks.spawn(task.unary_loaned()),
             Workload::Stream => tasks.spawn(task.stream()),
+            Workload::StreamLoaned => tasks.spawn(task.stream_loaned(true)),
+            Workload::StreamUntouched => tasks.spawn(task.stream_loaned(false)),
         };
     }
     let mut n = 0;
@@ -66,7 +71,9 @@ async fn work(client: &WorkClient, case: &Case, time: Duration) -> Result<Figure
 }
 
 /// Every so many calls one is timed, where many are in flight.
-const TIMED_CALLS: u64 = 7;
+pub(crate) const TIMED_CALLS: u64 = 7;
+/// The time between two calls where they come one by one.
+const PACE: Duration = Duration::from_millis(1);
 
 /// One of the tasks that are in flight.
 struct Task {
@@ -82,10 +89,13 @@ struct Task {
 impl Task {
     /// Calls until the time is over; how often. The vector that comes back is the next that is sent, with another number
     /// in front.
-    async fn unary(self) -> Result<u64, Failure> {
+    async fn unary(self, pace: Option<Duration>) -> Result<u64, Failure> {
         let mut data = payload(self.size, self.seed);
         let mut n = 0_u64;
         loop {
+            if let Some(pace) = pace {
+                tokio::time::sleep(pace).await;
+            }
             // With many calls in flight, reading the clock for each would be a good part of what is measured.
             let then = (self.alone || n.is_multiple_of(TIMED_CALLS)).then(Instant::now);
             if then.is_some_and(|then| then >= self.until) {
@@ -108,6 +118,86 @@ impl Task {
             return Err("the last echo is not what was sent".into());
         }
         Ok(n)
+    }
+
+    /// As [`unary`](Task::unary), on this thread.
+    fn block(self) -> Result<u64, Failure> {
+        let mut data = payload(self.size, self.seed);
+        let mut n = 0_u64;
+        loop {
+            let then = (self.alone || n.is_multiple_of(TIMED_CALLS)).then(Instant::now);
+            if then.is_some_and(|then| then >= self.until) {
+                break Ok(n);
+            }
+            data[0] = n.to_le_bytes()[0];
+            data = self.client.echo(data).block()?;
+            if data.len() != self.size as usize || data[0] != n.to_le_bytes()[0] {
+                return Err("an echo is not what was sent".into());
+            }
+            if let Some(then) = then {
+                self.latency.record(then.elapsed());
+            }
+            n += 1;
+        }
+    }
+
+    /// As [`unary`](Task::unary), with payloads that each side writes once, and does not copy.
+    async fn unary_loaned(self) -> Result<u64, Failure> {
+        let connection = self.client.caller().connection().ok_or("there is no connection")?.clone();
+        let mut n = 0_u64;
+        loop {
+            let then = Instant::now();
+            if then >= self.until {
+                break Ok(n);
+            }
+            let byte = n.to_le_bytes()[0];
+            let mut data = connection.loan(self.size as usize).await?;
+            data.fill(byte);
+            let back = self.client.echo_loaned(data.freeze()).await?;
+            if back.len() != self.size as usize || back.first() != Some(&byte) || back.last() != Some(&byte) {
+                return Err("an echo is not what was sent".into());
+            }
+            drop(back);
+            self.latency.record(then.elapsed());
+            n += 1;
+        }
+    }
+
+    /// As [`stream`](Task::stream), with elements that are written once, or not at all, and not copied.
+    async fn stream_loaned(self, written: bool) -> Result<u64, Failure> {
+        let connection = self.client.caller().connection().ok_or("there is no connection")?.clone();
+        let (tx, rx) = adjoin::channel();
+        let (ready, mut is_ready) = adjoin::channel();
+        let sending = async {
+            is_ready.recv().await?;
+            let (mut n, mut sum) = (0_u64, 0);
+            loop {
+                let then = Instant::now();
+                if then >= self.until {
+                    break;
+                }
+                let byte = n.to_le_bytes()[0];
+                let mut next = connection.loan(self.size as usize).await?;
+                if written {
+                    next.fill(byte);
+                } else {
+                    next[0] = byte;
+                }
+                tx.send(next.freeze()).await?;
+                self.latency.record(then.elapsed());
+                sum += u64::from(byte);
+                n += 1;
+            }
+            drop(tx);
+            Ok::<_, Failure>((n, n * u64::from(self.size), sum))
+        };
+        let (received, sent) = tokio::join!(self.client.ingest_loaned(rx, ready), sending);
+        let (received, sent) = (received?, sent?);
+        if received == sent {
+            Ok(sent.0)
+        } else {
+            Err(format!("{sent:?} were sent, {received:?} arrived").into())
+        }
     }
 
     /// Sends a stream until the time is over; how many elements arrived.
@@ -172,4 +262,4 @@ impl Latency {
 }
 
 /// The longest time that is told apart, in nanoseconds: a minute.
-const LONGEST: u64 = 60_000_000_000;
+pub(crate) const LONGEST: u64 = 60_000_000_000;

@@ -77,6 +77,10 @@ impl Pair {
                 let connection = server.or_its_end(stream::accept(socket, options)).await??;
                 Pair { client: WorkClient::new(connection), far: Far::Child(server) }
             }
+            #[cfg(target_os = "linux")]
+            Link::Limits | Link::Line | Link::Ring | Link::Futex | Link::Socket => {
+                return Err("it is no link".into());
+            }
             Link::Local => {
                 let served = options.clone().serve(WorkDispatcher::new(Worker));
                 let (near, far) = local::pair(options, served);
@@ -114,6 +118,10 @@ pub(crate) async fn serve(args: &Args, address: &str) -> Result<(), Failure> {
     let (Some(link), Some(case)) = (args.links().first().copied(), args.cases().first().copied()) else {
         return Err("a server needs a link and a case".into());
     };
+    #[cfg(target_os = "linux")]
+    if link.is_limit() {
+        return crate::limits::serve(link, &case, address);
+    }
     let options = Options::new().settings(settings(&case)).serve(WorkDispatcher::new(Worker));
     let connection = match link {
         #[cfg(target_os = "linux")]
@@ -124,7 +132,7 @@ pub(crate) async fn serve(args: &Args, address: &str) -> Result<(), Failure> {
             socket.set_nodelay(true)?;
             stream::connect(socket, options).await?
         }
-        Link::Local => return Err("a local link has no server".into()),
+        _ => return Err("it has no server".into()),
     };
     busy_while(spins(link, case.mode), connection.closed()).await;
     Ok(())
@@ -154,9 +162,14 @@ pub(crate) async fn busy_while<F: Future>(busy: bool, future: F) -> F::Output {
 pub(crate) fn settings(case: &Case) -> Settings {
     let waiting = match case.mode {
         Mode::Park => Waiting::Adaptive,
+        Mode::Sleep => Waiting::Sleep,
         Mode::Spin => Waiting::Spin,
     };
-    let settings = Settings::default().waiting(waiting);
+    let mut settings = Settings::default().waiting(waiting);
+    if case.workload.is_loaned() {
+        // SAFETY: both processes are this program, which writes to no block that it has sent.
+        settings = unsafe { settings.trust_peer() };
+    }
     if case.size + LENGTH <= settings.limits().1 {
         return settings;
     }

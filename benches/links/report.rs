@@ -19,7 +19,7 @@ impl Report {
         if !args.json {
             println!("{placed}; each side has a tokio current-thread runtime; {} s a line", args.secs);
             println!(
-                "the library's settings on all links, and a window of 16 elements where one does not fit the default of 64 KiB"
+                "the library's settings on all links, and a window of 16 elements where one does not fit the default of 64 KiB; limits: no session"
             );
             println!("latency: unary, one call; stream, one send, credit included. cpu: of both processes\n");
             row(HEAD);
@@ -38,11 +38,15 @@ impl Report {
 
     /// Prints the lines of a case, side by side.
     pub(crate) fn print(&mut self) {
-        let uds =
-            self.lines.iter().find(|(link, ..)| *link == Link::Uds).map(|(.., figures)| figures.per_sec());
+        let of = |wanted: fn(Link) -> bool| {
+            let lines = self.lines.iter().filter(move |(link, ..)| wanted(*link));
+            lines.map(|(.., figures)| figures.per_sec()).reduce(f64::max)
+        };
+        let (uds, limit) = (of(|link| link == Link::Uds), of(Link::is_limit));
         for (link, case, figures) in self.lines.drain(..) {
             let at = |quantile| time(figures.latency.value_at_quantile(quantile));
-            let ratio = uds.map_or(String::new(), |uds| format!("{:.2}", figures.per_sec() / uds));
+            let share =
+                |of: Option<f64>| of.map_or(String::new(), |of| format!("{:.2}", figures.per_sec() / of));
             row([
                 &case.workload.to_string(),
                 &case.size.to_string(),
@@ -56,22 +60,25 @@ impl Report {
                 &at(0.999),
                 &time(figures.latency.max()),
                 &time(figures.cpu_ns_per_op() as u64),
-                &ratio,
+                &share(uds),
+                &share(limit),
             ]);
         }
     }
 }
 
-const HEAD: [&str; 13] = [
+const HEAD: [&str; 14] = [
     "workload", "size", "x", "mode", "link", "per sec", "MB/s", "p50", "p99", "p99.9", "max", "cpu/op",
-    "/ uds",
+    "/ uds", "/ limit",
 ];
 
 /// One line of the table.
-fn row([workload, size, inflight, mode, link, per_sec, mb, p50, p99, p999, max, cpu, ratio]: [&str; 13]) {
+fn row(
+    [workload, size, inflight, mode, link, per_sec, mb, p50, p99, p999, max, cpu, uds, limit]: [&str; 14],
+) {
     println!(
-        "{workload:<8} {size:>8} {inflight:>4} {mode:<5} {link:<5} {per_sec:>12} {mb:>10} {p50:>9} {p99:>9} \
-         {p999:>9} {max:>9} {cpu:>9} {ratio:>7}"
+        "{workload:<13} {size:>8} {inflight:>4} {mode:<5} {link:<6} {per_sec:>12} {mb:>10} {p50:>9} {p99:>9} \
+         {p999:>9} {max:>9} {cpu:>9} {uds:>7} {limit:>8}"
     );
 }
 

@@ -1,6 +1,6 @@
 //! What the server does for the client.
 
-use adjoin::{RecvError, Rx, SendError, Tx};
+use adjoin::{Bytes, Context, RecvError, Rx, SendError, Tx};
 
 use crate::machine;
 
@@ -14,6 +14,13 @@ pub(crate) trait Work {
     /// Receives a stream to its end: how many elements, how many bytes, and the sum of their first bytes. It says when
     /// it is there.
     async fn ingest(&self, elements: Rx<Vec<u8>>, ready: Tx<bool>) -> Result<(u64, u64, u64), String>;
+
+    /// Answers with as many bytes as it was sent, which it writes once.
+    #[adjoin(inline)]
+    async fn echo_loaned(&self, data: Bytes) -> Result<Bytes, String>;
+
+    /// As `ingest`, with elements that are not copied.
+    async fn ingest_loaned(&self, elements: Rx<Bytes>, ready: Tx<bool>) -> Result<(u64, u64, u64), String>;
 
     /// The CPU time that this process has taken so far, in nanoseconds.
     #[adjoin(inline)]
@@ -29,6 +36,29 @@ impl Work for Worker {
     }
 
     async fn ingest(&self, mut elements: Rx<Vec<u8>>, ready: Tx<bool>) -> Result<(u64, u64, u64), String> {
+        ready.send(true).await.map_err(|error: SendError| error.to_string())?;
+        drop(ready);
+        let (mut count, mut bytes, mut sum) = (0, 0, 0);
+        while let Some(element) = elements.recv().await.map_err(|error: RecvError| error.to_string())? {
+            count += 1;
+            bytes += element.len() as u64;
+            sum += u64::from(element[0]);
+        }
+        Ok((count, bytes, sum))
+    }
+
+    async fn echo_loaned(&self, data: Bytes) -> Result<Bytes, String> {
+        let context = Context::current().ok_or("a handler has a context")?;
+        let mut answer = context.connection().loan(data.len()).await.map_err(|error| error.to_string())?;
+        answer.fill(data.first().copied().unwrap_or_default());
+        Ok(answer.freeze())
+    }
+
+    async fn ingest_loaned(
+        &self,
+        mut elements: Rx<Bytes>,
+        ready: Tx<bool>,
+    ) -> Result<(u64, u64, u64), String> {
         ready.send(true).await.map_err(|error: SendError| error.to_string())?;
         drop(ready);
         let (mut count, mut bytes, mut sum) = (0, 0, 0);
