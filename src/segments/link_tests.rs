@@ -13,7 +13,10 @@ use crate::{
         Body, Brought, ChannelRef, CreditSlot, EncodeFault, Encoder, Head, Message, SendFault, Sink,
         testing::{Collector, DATA, message},
     },
-    segments::{control::Control, handshake},
+    segments::{
+        control::Control,
+        handshake::{self, Halves},
+    },
 };
 
 const GEOMETRY: Geometry = Geometry {
@@ -31,17 +34,39 @@ pub(super) fn myself() -> OwnedFd {
 
 /// Both sides of a link, in one process: the host's and the guest's.
 pub(crate) async fn pair_for_test(geometry: &Geometry, waiting: Waiting) -> (Parts, Parts) {
-    let ways = Ways { waiting, trusted: false };
+    let (host, guest) = ends_for_test(geometry, myself).await;
+    (host.link(waiting), guest.link(waiting))
+}
+
+/// A side of a link that belongs to no runtime yet.
+pub(crate) struct End {
+    socket: UnixStream,
+    halves: Halves,
+    role: Role,
+    /// What stands for the peer's process.
+    peer: OwnedFd,
+}
+
+/// The sides of a link. `process` makes what stands for this process, which is the peer on either side.
+pub(crate) async fn ends_for_test(geometry: &Geometry, process: impl Fn() -> OwnedFd) -> (End, End) {
     let (host, guest) = UnixStream::pair().unwrap();
+    let sockets = [host.try_clone().unwrap(), guest.try_clone().unwrap()];
     let (host, guest) = (Control::new(host).unwrap(), Control::new(guest).unwrap());
     let (hosts, guests) =
-        tokio::join!(handshake::host(&host, geometry, myself()), handshake::guest(&guest, |_, _| Ok(())),);
-    let link = |control: Control, halves, role| {
-        let bell = Bell::new(control.into_socket());
-        parts(halves, bell, Peer::other(myself()).unwrap(), role, ways).unwrap()
-    };
+        tokio::join!(handshake::host(&host, geometry, process()), handshake::guest(&guest, |_, _| Ok(())));
+    let [host, guest] = sockets;
     let (guests, _host) = guests.unwrap();
-    (link(host, hosts.unwrap(), Role::Acceptor), link(guest, guests, Role::Initiator))
+    let end = |socket, halves, role| End { socket, halves, role, peer: process() };
+    (end(host, hosts.unwrap(), Role::Acceptor), end(guest, guests, Role::Initiator))
+}
+
+impl End {
+    /// Makes it the runtime's.
+    pub(crate) fn link(self, waiting: Waiting) -> Parts {
+        let ways = Ways { waiting, trusted: false };
+        let bell = Bell::new(Control::new(self.socket).unwrap().into_socket());
+        parts(self.halves, bell, Peer::other(self.peer).unwrap(), self.role, ways).unwrap()
+    }
 }
 
 const ALL_WAYS: [Waiting; 3] = [Waiting::Adaptive, Waiting::Sleep, Waiting::Spin];

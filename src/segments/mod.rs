@@ -78,7 +78,7 @@ pub use spawn::SpawnError;
 
 pub(crate) use cell::attach;
 #[cfg(test)]
-pub(crate) use link::tests::pair_for_test;
+pub(crate) use link::tests::{End, ends_for_test, pair_for_test};
 pub(crate) use process::Process;
 #[cfg(test)]
 pub(crate) use spawn::geometry;

@@ -4,6 +4,7 @@
 //! | file | the other side is |
 //! |---|---|
 //! | `connections` | this library, on virtual connections |
+//! | `counted` | this library, over shared memory, one instruction after the other |
 //! | `dedup` | this library, which repeats itself |
 //! | `empty`, `nesting` | a service of this library |
 //! | `flood` | a peer that writes and does not read, or opens and does not close |
@@ -17,6 +18,8 @@
 //! was seen to fail with its fix taken back; its documentation says which.
 
 mod connections;
+#[cfg(target_os = "linux")]
+mod counted;
 mod dedup;
 mod empty;
 mod flood;
