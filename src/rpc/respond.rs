@@ -344,7 +344,15 @@ impl<'a, 'e> BindingBody<'a, 'e> {
 
     /// The message was sent: its handles are remote from now on. Before anything can be sent behind it, so
     /// the caller holds the locks of session and sender.
+    #[inline]
     pub(crate) fn adopt(mut self, connection: &Connection, session: &mut Session<Local>, conn: ConnKey) {
+        if !self.bound.is_empty() {
+            self.adopt_bound(connection, session, conn);
+        }
+    }
+
+    #[cold]
+    fn adopt_bound(&mut self, connection: &Connection, session: &mut Session<Local>, conn: ConnKey) {
         for (bound, reference) in self.bound.drain(..) {
             if let (Some(open), Some(channel)) = (session.connection(conn), bound.pass.channel()) {
                 open.channels.insert_own(reference.id, Arc::clone(channel));
@@ -358,7 +366,15 @@ impl<'a, 'e> BindingBody<'a, 'e> {
         self.bound.iter().filter_map(|(bound, _)| bound.pass.channel().cloned()).collect()
     }
 
+    #[inline]
     fn unbind(&mut self) {
+        if !self.bound.is_empty() {
+            self.unbind_bound();
+        }
+    }
+
+    #[cold]
+    fn unbind_bound(&mut self) {
         for (_, reference) in self.bound.drain(..) {
             // Nobody is to be woken for it: it was taken under the same locks.
             self.hub.take_back(reference.slot);
