@@ -50,6 +50,17 @@ pub struct Peer {
     _far: Far,
 }
 
+impl Peer {
+    /// The process of the far end, if it is a cell.
+    #[cfg(target_os = "linux")]
+    pub fn process(&self) -> Option<u32> {
+        match &self._far {
+            Far::Process { _cell } => Some(_cell.id()),
+            _ => None,
+        }
+    }
+}
+
 /// What keeps the far end of a link alive.
 pub enum Far {
     Here {
