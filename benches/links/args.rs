@@ -231,7 +231,7 @@ const fn unary(size: u32, inflight: u32, mode: Mode) -> Case {
     Case { workload: Workload::Unary, size, inflight, mode }
 }
 
-/// The largest size: four of them have to fit a ring.
+/// The largest size.
 const MOST: i64 = 64 << 20;
 
 /// Displays a value as the command line calls it.

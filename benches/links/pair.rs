@@ -158,7 +158,7 @@ pub(crate) async fn busy_while<F: Future>(busy: bool, future: F) -> F::Output {
 }
 
 /// The settings of both sides, the same on every link: the library's own, and where an element with its length
-/// does not fit the default window, a window for sixteen of them.
+/// does not fit the default window, a window for sixteen of them, and as much room for what waits on a socket.
 pub(crate) fn settings(case: &Case) -> Settings {
     let waiting = match case.mode {
         Mode::Park => Waiting::Adaptive,
@@ -170,19 +170,17 @@ pub(crate) fn settings(case: &Case) -> Settings {
         // SAFETY: both processes are this program, which writes to no block that it has sent.
         settings = unsafe { settings.trust_peer() };
     }
-    if case.size + LENGTH <= settings.limits().1 {
+    let (longest, window) = settings.limits();
+    let payload = case.size + FRONT;
+    if payload <= window {
         return settings;
     }
     let sixteen = case.size.saturating_mul(16).max(1 << 20);
-    settings
-        .max_payload_size(sixteen)
-        .initial_channel_credit(sixteen)
-        .ring_bytes(sixteen.next_power_of_two())
-        .send_buffer(sixteen)
+    settings.max_payload_size(longest.max(payload)).initial_channel_credit(sixteen).send_buffer(sixteen)
 }
 
-/// Bytes at most of the length in front of a vector.
-const LENGTH: u32 = 5;
+/// Bytes at most of what stands in front of a vector: a verdict and a length.
+const FRONT: u32 = 6;
 
 /// A child process that serves on a socket. Killed and reaped when it is dropped.
 struct Server {
