@@ -177,8 +177,8 @@ impl Settings {
     ///
     /// As many bytes as the longest payload takes are for messages on their way, which so always come through; that is
     /// the least that an arena can have. The rest can be [lent](crate::Connection::loan): filled in place by the sender, and
-    /// read in place by a receiver that [trusts](Settings::trust_peer) its peer. An arena takes memory for as many pages as
-    /// were ever in use at once.
+    /// read in place by a receiver that [trusts](Settings::trust_peer) its peer; up to a quarter of it may be long byte
+    /// vectors of streams that wait for their reader. An arena takes memory for as many pages as were ever in use at once.
     pub fn arena_bytes(mut self, bytes: u64) -> Self {
         self.arena_bytes = Some(bytes);
         self

@@ -42,6 +42,8 @@ trait Payloads {
     async fn call_back(&self, len: u64) -> bool;
     /// Does so with random sizes up to a limit, from so many tasks, until it is told to stop.
     async fn call_back_at_random(&self, tasks: u32, limit: u64, seed: u64) -> u64;
+    /// Reads nothing before it is told to, and then everything; how many bytes, and the checksums one after the other.
+    async fn read_later(&self, elements: Rx<Vec<u8>>, go: Rx<bool>) -> (u64, Vec<u64>);
     async fn stop(&self);
     async fn blocks_in_use(&self) -> u64;
 }
@@ -92,6 +94,17 @@ impl Payloads for Both {
     async fn call_back_at_random(&self, tasks: u32, limit: u64, seed: u64) -> u64 {
         let caller = PayloadsClient::new(Context::current().unwrap().connection());
         at_random(&caller, tasks, limit, seed, self.stopped.clone()).await
+    }
+
+    async fn read_later(&self, mut elements: Rx<Vec<u8>>, mut go: Rx<bool>) -> (u64, Vec<u64>) {
+        let (mut bytes, mut sums) = (0, Vec::new());
+        if go.recv().await.unwrap() == Some(true) {
+            while let Some(element) = elements.recv().await.unwrap() {
+                bytes += element.len() as u64;
+                sums.push(checksum(&element));
+            }
+        }
+        (bytes, sums)
     }
 
     async fn stop(&self) {
@@ -450,6 +463,38 @@ fn loans_travel_as_elements_both_ways() {
             rig.settles().await;
         });
     }
+}
+
+/// Long vectors of a stream stay in their blocks until they are read, up to a quarter of the memory that can be lent; what
+/// comes beyond that is copied out. Their blocks go back when they are read, and when they never will be. Fails where a
+/// dropped element keeps its block, and where there is no bound: then no loan is left.
+#[test]
+fn elements_that_nobody_reads_yet_lie_in_their_blocks_and_leave_room_for_loans() {
+    run(120, async {
+        let settings = Settings::default().initial_channel_credit(64 << 20).max_payload_size(32 << 20);
+        let rig = rig(settings, Trust::None).await; // 32 MiB can be lent
+        for reads in [true, false] {
+            let ((elements, input), (go, told)) = (channel(), channel());
+            let far = rig.far.clone();
+            let reading = tokio::spawn(async move { far.read_later(input, told).await.unwrap() });
+            let mut sums = Vec::new();
+            for _ in 0..40 {
+                let element = noise(MIB);
+                sums.push(checksum(&element));
+                elements.send(element).await.unwrap();
+            }
+            assert_eq!(rig.far.echo(vec![7; 100]).await.unwrap().len(), 100); // all of them have arrived
+            let unread = rig.connection().blocks_in_use().unwrap();
+            assert!((1..=8).contains(&unread), "{unread} blocks hold elements");
+            drop(rig.connection().loan(16 << 20).await.unwrap());
+            drop(elements);
+            go.send(reads).await.unwrap();
+            let (bytes, read) = reading.await.unwrap();
+            let expected = if reads { (40 * MIB as u64, sums) } else { (0, Vec::new()) };
+            assert!((bytes, read) == expected);
+            rig.settles().await;
+        }
+    });
 }
 
 #[test]

@@ -9,13 +9,27 @@
 //! Only the shape is looked at: what is set apart is what the [strict](crate::DecodeError) reader would give for a
 //! vector, and the payload is as long as the peer has sent.
 
-use std::mem;
+use std::{fmt, mem};
 
 /// A payload that is one byte vector, taken apart.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Default)]
 pub(crate) struct Vector {
     front: Front,
+    /// Empty while they are left where they lie.
     bytes: Vec<u8>,
+    left: Option<Left>,
+}
+
+/// Bytes that lie in a link's memory until somebody wants them.
+struct Left {
+    len: usize,
+    memory: Box<dyn LinkMemory>,
+}
+
+/// Memory of a link that is copied out when somebody wants it, and goes back to the peer when this is dropped.
+pub(crate) trait LinkMemory: Send + Sync {
+    /// Appends all of it.
+    fn append_to(&self, bytes: &mut Vec<u8>);
 }
 
 /// What stands in front of the bytes: their length, and in an answer the verdict.
@@ -80,7 +94,22 @@ impl Vector {
     pub(crate) fn new(front: Front, len: usize, append: impl FnOnce(&mut Vec<u8>)) -> Self {
         let mut bytes = Vec::with_capacity(len); // also for what stands in front: see `into_whole`
         append(&mut bytes);
-        Vector { front, bytes }
+        Vector { front, bytes, left: None }
+    }
+
+    /// Of what stands in front, and of so many bytes, which are copied when somebody wants them: if he takes a long
+    /// time, or others come in between, that is into memory that is still in his cache.
+    pub(crate) fn left(front: Front, len: usize, memory: Box<dyn LinkMemory>) -> Self {
+        Vector { front, bytes: Vec::new(), left: Some(Left { len, memory }) }
+    }
+
+    /// Copies what was left where it lies.
+    #[inline]
+    fn fetch(&mut self) {
+        if let Some(Left { len, memory }) = self.left.take() {
+            self.bytes.reserve_exact(self.front.len + len); // as in `new`
+            memory.append_to(&mut self.bytes);
+        }
     }
 
     /// Takes a payload apart, with a copy, if it is a vector.
@@ -93,12 +122,13 @@ impl Vector {
     /// Bytes of the whole payload.
     #[inline]
     pub(crate) fn len(&self) -> usize {
-        self.front.len + self.bytes.len()
+        self.front.len + self.left.as_ref().map_or(self.bytes.len(), |left| left.len)
     }
 
     /// The bytes themselves, which are gone from here until they are [put back](Vector::put_back).
     #[inline]
     pub(crate) fn take_bytes(&mut self) -> Vec<u8> {
+        self.fetch();
         mem::take(&mut self.bytes)
     }
 
@@ -108,15 +138,42 @@ impl Vector {
     }
 
     /// The payload as it was sent: moves the bytes, and allocates nothing.
-    pub(crate) fn into_whole(self) -> Vec<u8> {
+    pub(crate) fn into_whole(mut self) -> Vec<u8> {
+        self.fetch();
         let mut whole = self.bytes;
         whole.splice(..0, self.front.as_bytes().iter().copied());
         whole
     }
 
-    /// What is in front of the bytes, and they.
+    /// What is in front of the bytes, and they. Of an element, which may lie in the link's memory still, they are for
+    /// nobody but who takes them.
     pub(crate) fn parts(&self) -> [&[u8]; 2] {
         [self.front.as_bytes(), &self.bytes]
+    }
+}
+
+impl Clone for Vector {
+    fn clone(&self) -> Self {
+        let mut bytes = self.bytes.clone();
+        if let Some(Left { len, memory }) = &self.left {
+            bytes.reserve_exact(self.front.len + len);
+            memory.append_to(&mut bytes);
+        }
+        Vector { front: self.front, bytes, left: None }
+    }
+}
+
+impl PartialEq for Vector {
+    fn eq(&self, other: &Self) -> bool {
+        self.clone().parts() == other.clone().parts()
+    }
+}
+
+impl Eq for Vector {}
+
+impl fmt::Debug for Vector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Vector").field("front", &self.front).field("len", &self.len()).finish()
     }
 }
 

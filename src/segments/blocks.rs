@@ -2,7 +2,7 @@
 //!
 //! | the peer is | copies | the block goes back |
 //! |---|---|---|
-//! | not trusted | 1, into memory that is used again unless somebody keeps the payload; of a payload that is one byte vector, into memory that the application gets | when it was copied |
+//! | not trusted | 1, into memory that is used again unless somebody keeps the payload; of a payload that is one byte vector, into memory that the application gets | when it was copied: at once, or when its reader comes, if it is a vector in a stream |
 //! | trusted ([`Settings::trust_peer`](crate::Settings::trust_peer)) | none, if the block may stay | when the last handle is dropped |
 //!
 //! A block of the passing region may not stay, whoever sent it: what an application keeps must not be in the way of
@@ -11,7 +11,10 @@
 
 use std::{
     cell::RefCell,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use adjoin_shm_layout::{BlockRef, Parcel, PeerArena, Returns};
@@ -26,7 +29,7 @@ use crate::{
     error::LinkEnd,
     link::{
         Brought,
-        vector::{Front, MOST_FRONT, Vector},
+        vector::{Front, LinkMemory, MOST_FRONT, Vector},
     },
 };
 
@@ -47,6 +50,8 @@ struct Returning {
     returns: Mutex<Returns<Mapped>>,
     /// Weak: a payload that is kept does not keep the link's descriptors.
     shared: Weak<Shared>,
+    /// Bytes of elements that lie where they are until their readers come.
+    unread: AtomicUsize,
 }
 
 impl Returning {
@@ -69,37 +74,54 @@ impl Blocks {
         // SAFETY: the arena starts at a page of the peer's half, which is mapped, and lives as long as the arena beside
         // it.
         let backing = unsafe { Backing::new(arena.base(), arena.len(), Access::Read) };
-        let returning = Arc::new(Returning { returns: Mutex::new(returns), shared: Arc::downgrade(shared) });
+        let (returns, shared) = (Mutex::new(returns), Arc::downgrade(shared));
+        let returning = Arc::new(Returning { returns, shared, unread: AtomicUsize::new(0) });
         Blocks { arena, returning, backing, trusted, spare: Vec::new() }
     }
 
-    /// Takes a payload in, which is that of an answer or not.
-    pub(super) fn take(&mut self, block: BlockRef, answer: bool) -> Result<Taken, LinkEnd> {
+    /// Takes a payload in.
+    pub(super) fn take(&mut self, block: BlockRef, of: PayloadOf) -> Result<Taken, LinkEnd> {
         let parcel = self.arena.check(block).map_err(frame::corrupt)?;
         self.backing.ensure(&parcel.range())?;
         if self.trusted && parcel.may_stay() {
             let (arena, returning) = (self.arena.clone(), self.returning.clone());
             return Ok(Taken::Whole(Bytes::from_owner(Kept { arena, parcel: Some(parcel), returning })));
         }
-        let taken = self.copy(&parcel, answer);
-        self.returning.give_back(parcel);
-        Ok(taken)
+        Ok(self.copy(parcel, of))
     }
 
-    /// Copies a payload out. Each byte is read once, so that what was looked at is what is used.
-    fn copy(&mut self, parcel: &Parcel, answer: bool) -> Taken {
+    /// Copies a payload out, and gives its block back; or leaves it there until its reader comes. Each byte is read once, so
+    /// that what was looked at is what is used.
+    fn copy(&mut self, parcel: Parcel, of: PayloadOf) -> Taken {
         let (len, mut first) = (parcel.len(), [0; MOST_FRONT]);
         let first = &mut first[..len.min(MOST_FRONT)];
-        self.arena.copy_to(parcel, first);
-        if let Some(front) = Front::of(first, len, answer) {
-            let append = |bytes: &mut Vec<u8>| self.arena.append_to(parcel, front.len(), bytes);
-            return Taken::Vector(Vector::new(front, len, append).into());
-        }
-        let mut payload = std::mem::take(&mut self.spare);
-        payload.clear();
-        payload.extend_from_slice(first);
-        self.arena.append_to(parcel, first.len(), &mut payload);
-        Taken::Whole(Bytes::from(payload))
+        self.arena.copy_to(&parcel, first);
+        let taken = match Front::of(first, len, of == PayloadOf::Answer) {
+            Some(front) if of == PayloadOf::Element && parcel.may_stay() && self.may_leave(len) => {
+                let left = Unread::new(&self.arena, parcel, front.len(), &self.returning);
+                return Taken::Vector(Vector::left(front, len - front.len(), Box::new(left)).into());
+            }
+            Some(front) => {
+                let append = |bytes: &mut Vec<u8>| self.arena.append_to(&parcel, front.len(), bytes);
+                Taken::Vector(Vector::new(front, len, append).into())
+            }
+            None => {
+                let mut payload = std::mem::take(&mut self.spare);
+                payload.clear();
+                payload.extend_from_slice(first);
+                self.arena.append_to(&parcel, first.len(), &mut payload);
+                Taken::Whole(Bytes::from(payload))
+            }
+        };
+        self.returning.give_back(parcel);
+        taken
+    }
+
+    /// Whether so many more bytes may be left where they lie: the rest of the lending region is for the peer's loans.
+    fn may_leave(&self, len: usize) -> bool {
+        // Relaxed: a bound on memory, not an order. This is the only one that adds.
+        let unread = self.returning.unread.load(Ordering::Relaxed);
+        unread.saturating_add(len) <= self.arena.lending_len() / UNREAD_SHARE
     }
 
     /// The message was handed on: uses the memory again, unless somebody has kept the payload.
@@ -109,6 +131,53 @@ impl Blocks {
         }
     }
 }
+
+/// What a payload belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum PayloadOf {
+    /// A request: its arguments are read at once.
+    Request,
+    /// An answer: a verdict stands in front.
+    Answer,
+    /// A stream: many may wait for their reader.
+    Element,
+}
+
+/// An element that lies in its block until its reader comes: copied out by him, so that many that wait take no further
+/// memory, and one after the other is copied into memory that is in the cache.
+struct Unread {
+    kept: Kept,
+    /// Where its bytes start.
+    from: usize,
+}
+
+impl Unread {
+    fn new(arena: &PeerArena<Mapped>, parcel: Parcel, from: usize, returning: &Arc<Returning>) -> Self {
+        // Relaxed: see `may_leave`.
+        returning.unread.fetch_add(parcel.len(), Ordering::Relaxed);
+        let kept = Kept { arena: arena.clone(), parcel: Some(parcel), returning: Arc::clone(returning) };
+        Unread { kept, from }
+    }
+}
+
+impl LinkMemory for Unread {
+    fn append_to(&self, bytes: &mut Vec<u8>) {
+        if let Some(parcel) = &self.kept.parcel {
+            self.kept.arena.append_to(parcel, self.from, bytes);
+        }
+    }
+}
+
+impl Drop for Unread {
+    fn drop(&mut self) {
+        let len = self.kept.parcel.as_ref().map_or(0, Parcel::len);
+        // Relaxed: see `may_leave`.
+        self.kept.returning.unread.fetch_sub(len, Ordering::Relaxed);
+    }
+}
+
+/// Of the lending region, what may be elements that wait for their readers: a quarter.
+const UNREAD_SHARE: usize = 4;
 
 /// A payload that was taken in.
 pub(super) enum Taken {

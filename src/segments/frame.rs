@@ -6,7 +6,7 @@
 
 use adjoin_shm_layout::{self as layout, BlockRef, FrameHead, Tag};
 
-use super::link::Mapped;
+use super::{blocks::PayloadOf, link::Mapped};
 use crate::{
     error::{LinkEnd, Violation},
     link::{
@@ -81,10 +81,14 @@ pub(super) fn block(tag: u32, body: &[u8]) -> Result<Option<BlockRef>, LinkEnd> 
     Ok(Some(BlockRef::from_bytes(place)))
 }
 
-/// Whether the frame is an answer to a call.
+/// What the payload of a frame belongs to.
 #[inline]
-pub(super) fn is_answer(tag: u32) -> bool {
-    Tag::from_u32(tag).kind == kind::RESPONSE
+pub(super) fn payload_of(tag: u32) -> PayloadOf {
+    match Tag::from_u32(tag).kind {
+        kind::RESPONSE => PayloadOf::Answer,
+        kind::DATA => PayloadOf::Element,
+        _ => PayloadOf::Request,
+    }
 }
 
 /// Takes the vector out of a frame, if its payload is one. `body` gets everything else, as if the payload ended in front

@@ -110,7 +110,7 @@ impl ShmReceiver {
         }
         let taken = match (vector, frame::block(tag, body)?) {
             (Some(vector), _) => Some(Taken::Vector(vector.into())),
-            (None, Some(block)) => Some(self.blocks.take(block, frame::is_answer(tag))?),
+            (None, Some(block)) => Some(self.blocks.take(block, frame::payload_of(tag))?),
             (None, None) => None,
         };
         let outside = taken.as_ref().map(Taken::brought);

@@ -141,6 +141,12 @@ impl<H: Halves> PeerArena<H> {
         size_of_val(self.halves.own().arena) // both halves are laid out alike
     }
 
+    /// Bytes of its lending region.
+    #[must_use]
+    pub fn lending_len(&self) -> usize {
+        self.halves.lending_bytes()
+    }
+
     /// Whether there is no arena at all.
     #[must_use]
     pub fn is_empty(&self) -> bool {
