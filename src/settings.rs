@@ -131,7 +131,7 @@ impl Settings {
         self
     }
 
-    /// How long the peer may take to greet, or a cell to serve. Default: 5 s.
+    /// How long the peer may take to greet, a cell to serve, or a host to answer at all over TCP. Default: 5 s.
     pub fn handshake_timeout(mut self, time: Duration) -> Self {
         self.handshake_timeout = time;
         self

@@ -497,6 +497,26 @@ fn a_listener_without_descriptors_goes_on_when_there_are_some_again_and_does_not
     });
 }
 
+/// Fails where the system decides how long a host is asked for that does not answer: two minutes.
+#[test]
+fn a_host_that_does_not_answer_is_given_up_in_time() {
+    use rustix::net::{AddressFamily, SocketType, bind, connect, getsockname, listen, socket};
+    run(async {
+        // One place in its queue, which is taken: what comes then is not answered.
+        let full = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+        bind(&full, &std::net::SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        listen(&full, 0).unwrap();
+        let there = std::net::SocketAddr::try_from(getsockname(&full).unwrap()).unwrap();
+        let first = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+        connect(&first, &there).unwrap();
+        let settings = Settings::default().handshake_timeout(Duration::from_millis(100));
+        let address = Address::Tcp(there.to_string());
+        let error = address::connect(&address, Options::new().settings(settings)).await.unwrap_err();
+        let told = format!("{address}: nobody has answered within 100ms (Settings::handshake_timeout)");
+        assert_eq!(error.to_string(), told);
+    });
+}
+
 /// Connects, and says nothing.
 fn knock(address: &Address) -> OwnedFd {
     match address {

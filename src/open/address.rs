@@ -27,7 +27,7 @@
 mod error;
 mod listener;
 
-use std::{fmt, path::PathBuf, str::FromStr};
+use std::{fmt, io, path::PathBuf, str::FromStr, time::Duration};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tokio::net::{TcpListener, TcpStream};
@@ -89,9 +89,14 @@ impl fmt::Display for Address {
     }
 }
 
-/// As its text.
+/// As its text. A path that is no text (UTF-8) has none.
 impl Serialize for Address {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if let Address::Shm(path) | Address::Uds(path) = self
+            && path.to_str().is_none()
+        {
+            return Err(serde::ser::Error::custom(format_args!("the path {path:?} is no text")));
+        }
         serializer.collect_str(self)
     }
 }
@@ -138,7 +143,8 @@ pub async fn listen(address: &Address) -> Result<Listener, OpenError> {
 ///
 /// # Errors
 ///
-/// [`OpenError`], which names the address: nobody listens there, or the two do not agree.
+/// [`OpenError`], which names the address: nobody listens there, or the two do not agree. A host that does not answer is given
+/// up after [`Settings::handshake_timeout`](crate::Settings::handshake_timeout).
 ///
 /// # Cancel safety
 ///
@@ -154,13 +160,22 @@ pub async fn connect(address: &Address, options: Options) -> Result<Connection, 
         #[cfg(unix)]
         Address::Uds(path) => crate::open::uds::connect(path, options).await.map_err(OpenError::at(address)),
         Address::Tcp(place) => {
-            let socket = TcpStream::connect(place.as_str()).await.map_err(OpenError::at(address))?;
+            let within = options.settings.handshake_timeout;
+            let socket = connect_tcp(place, within).await.map_err(OpenError::at(address))?;
             socket.set_nodelay(true).map_err(OpenError::at(address))?;
             stream::connect(socket, options).await.map_err(OpenError::at(address))
         }
         #[allow(unreachable_patterns, reason = "on systems that have all of them")]
         _ => Err(OpenError::at(address)(OpenFault::NotHere)),
     }
+}
+
+/// The system would ask a host that does not answer for two minutes.
+async fn connect_tcp(place: &str, within: Duration) -> io::Result<TcpStream> {
+    tokio::time::timeout(within, TcpStream::connect(place)).await.unwrap_or_else(|_| {
+        let why = format!("nobody has answered within {within:?} (Settings::handshake_timeout)");
+        Err(io::Error::new(io::ErrorKind::TimedOut, why))
+    })
 }
 
 #[cfg(test)]
@@ -175,6 +190,14 @@ mod tests {
             let coded = postcard::to_extend(&address, Vec::new()).unwrap();
             assert_eq!(postcard::from_bytes::<Address>(&coded).unwrap(), address);
         }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_path_that_is_no_text_is_not_written_as_another() {
+        use std::os::unix::ffi::OsStringExt;
+        let path = std::ffi::OsString::from_vec(vec![b'/', 0xff]);
+        assert!(postcard::to_extend(&Address::Uds(path.into()), Vec::new()).is_err());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What can be wrong with an address, and with what is reached by it.
 
-use std::io;
+use std::{fmt, io};
 
 use super::Address;
 use crate::open::stream;
@@ -29,16 +29,27 @@ pub enum AddressError {
     },
 }
 
-/// Why there is no listener or no connection at an address.
-#[derive(Debug, thiserror::Error)]
-#[error("{address}: {fault}")]
+/// Why there is no listener or no connection at an address. Its text is that of the fault, behind the address; its source is
+/// the fault's.
+#[derive(Debug)]
 #[non_exhaustive]
 pub struct OpenError {
     /// The address.
     pub address: Address,
     /// What was wrong.
-    #[source]
     pub fault: OpenFault,
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.address, self.fault)
+    }
+}
+
+impl std::error::Error for OpenError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.fault.source() // and not the fault itself, which has been told
+    }
 }
 
 /// What was wrong with listening at an address, or with connecting to it.
