@@ -165,4 +165,20 @@ mod tests {
         assert_ne!(copied.as_ptr(), other.as_ptr());
         assert_ne!(part(&whole[1..3]).as_ptr(), whole[1..].as_ptr(), "nothing is decoded any more");
     }
+
+    /// The two layers say the same of what a vector is, and of what stands before an answer's value.
+    #[test]
+    fn what_is_taken_apart_is_what_the_reader_takes_for_a_vector() {
+        let long = postcard::to_extend(serde_bytes::Bytes::new(&[7; 5000]), Vec::new()).unwrap();
+        let read = |bytes: &[u8]| crate::rpc::wire::decode_value::<Vec<u8>>(bytes, 9).ok();
+        for encoded in [&long[..], &long[..4999], &[&[0x88, 0xa7, 0], &long[2..]].concat(), &vec![0xff; 5000]]
+        {
+            let apart = Vector::copied(encoded, false).map(|mut vector| vector.take_bytes());
+            assert_eq!(apart, read(encoded));
+            let answer = [Verdict::Ok.bytes(), encoded].concat();
+            let apart = Vector::copied(&answer, true).map(|mut vector| vector.take_bytes());
+            assert_eq!(apart, read(encoded));
+            assert!(Vector::copied(&[Verdict::User.bytes(), encoded].concat(), true).is_none());
+        }
+    }
 }
