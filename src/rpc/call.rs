@@ -25,11 +25,11 @@ use super::{
     method::Method,
     raw_call::{CallOptions, Payload, RawCall, Reply},
     reason::Reason,
-    scope::{self, Bindings},
+    scope::{self, Encoded},
     wire::{Arguments, decode_value, put_vector},
 };
 use crate::{
-    link::{EncodeFault, Encoder},
+    link::Encoder,
     session::{answer::Verdict, metadata::Metadata},
     strict::DecodeError,
 };
@@ -92,7 +92,7 @@ enum State {
 struct Typed<A>(A);
 
 impl<A: Arguments> Payload for Typed<A> {
-    fn encode(&self, out: &mut Encoder<'_>, first_id: u64) -> Result<Bindings, EncodeFault> {
+    fn encode(&self, out: &mut Encoder<'_>, first_id: u64) -> Encoded {
         scope::encoding(first_id, &mut || self.0.encode(out))
     }
 }
@@ -269,8 +269,9 @@ impl Untyped {
         } else {
             payload.decode(|payload| read(payload, channels, metadata.as_deref(), nesting, result))
         };
-        if let State::Direct(mut call) = mem::replace(&mut self.state, State::Done) {
-            call.recycle(payload);
+        match &mut self.state {
+            State::Direct(call) => call.recycle(payload), // where it is: it is long, and dropped with this
+            state => *state = State::Done,
         }
         Poll::Ready(read.err())
     }

@@ -56,6 +56,9 @@ impl fmt::Debug for ConnectOptions {
 
 /// Metadata as it goes out, within its limits.
 pub(crate) fn encoded(metadata: &Metadata) -> Result<Vec<u8>, Refusal> {
+    if metadata.is_empty() {
+        return Ok(Vec::new()); // as nearly always
+    }
     metadata.check()?;
     let encoded = if metadata.get(Metadata::DESCRIPTORS).is_some() {
         let mut allowed = metadata.clone();

@@ -33,7 +33,7 @@ use super::{
     reason::Reason,
     relay::Relay,
     respond::Responder,
-    scope::{Bindings, Bound},
+    scope::{Bindings, Bound, Encoded},
 };
 use crate::{
     link::{EncodeFault, Encoder, descriptors::Descriptors, message::HandleFault},
@@ -48,25 +48,22 @@ struct Passed {
 }
 
 impl Payload for Passed {
-    fn encode(&self, out: &mut Encoder<'_>, first_id: u64) -> Result<Bindings, EncodeFault> {
+    fn encode(&self, out: &mut Encoder<'_>, first_id: u64) -> Encoded {
         self.payload.parts().iter().for_each(|part| out.extend(part));
         pass(&self.channels, &self.descriptors, first_id)
     }
 }
 
 /// Binds channels that are relayed, in their order, and descriptors that are passed on.
-fn pass(
-    channels: &[Arc<Channel>],
-    descriptors: &Descriptors,
-    first_id: u64,
-) -> Result<Bindings, EncodeFault> {
+fn pass(channels: &[Arc<Channel>], descriptors: &Descriptors, first_id: u64) -> Encoded {
     let ids = (first_id..).step_by(STEP as usize);
     let bind = |(channel, id): (&Arc<Channel>, u64)| {
         let pass = channel.start_pass().ok_or(EncodeFault::Handle(HandleFault::Passed))?;
         Ok(Bound { pass, half: Half::Unknown, id, unread: Elements::default() })
     };
     let handles = channels.iter().zip(ids).map(bind).collect::<Result<_, _>>()?;
-    Ok(Bindings { handles, descriptors: duplicates(descriptors)? })
+    let bindings = Bindings { handles, descriptors: duplicates(descriptors)? };
+    Ok((!bindings.is_empty()).then(|| Box::new(bindings)))
 }
 
 /// They are encoded as often as it takes.

@@ -19,14 +19,10 @@ use super::{
     connection::{Connection, WeakConnection},
     method_id::{MethodId, method_id},
     raw_call::{CallOptions, Payload, RawCall},
-    scope::Bindings,
+    scope::Encoded,
     state::ConnectionState,
 };
-use crate::{
-    error::LinkEnd,
-    link::{EncodeFault, Encoder},
-    settings::KeepAlive,
-};
+use crate::{error::LinkEnd, link::Encoder, settings::KeepAlive};
 
 /// The id that is asked for. Answered before any dispatcher sees it.
 pub(crate) const PING_ID: MethodId =
@@ -81,8 +77,8 @@ async fn lives(connection: &Connection, timeout: Duration) -> bool {
 struct Nothing;
 
 impl Payload for Nothing {
-    fn encode(&self, _: &mut Encoder<'_>, _: u64) -> Result<Bindings, EncodeFault> {
-        Ok(Bindings::default())
+    fn encode(&self, _: &mut Encoder<'_>, _: u64) -> Encoded {
+        Ok(None)
     }
 }
 

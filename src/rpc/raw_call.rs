@@ -28,19 +28,19 @@ use super::{
     method_id::MethodId,
     payload::Payload as Answered,
     respond::BindingBody,
-    scope::Bindings,
+    scope::Encoded,
     slot::{Answer, CallSlot, Outcome, timed_out},
     waiters::{lock, try_lock},
 };
 use crate::{
-    link::{EncodeFault, Encoder, Head},
+    link::{Encoder, Head},
     session::{answer::Verdict, deadlines::Due, metadata::Metadata},
 };
 
 /// What a request carries, encoded as often as it takes.
 pub(crate) trait Payload: Send {
     /// Appends the payload, and names the handles in it, whose ids count from `first_id`, and the descriptors.
-    fn encode(&self, out: &mut Encoder<'_>, first_id: u64) -> Result<Bindings, EncodeFault>;
+    fn encode(&self, out: &mut Encoder<'_>, first_id: u64) -> Encoded;
 }
 
 /// What goes with a call beside its arguments.
@@ -200,8 +200,9 @@ impl RawCall {
     /// Whether the callee has stopped the handler because the call's time is over, and its answer was faster than the
     /// timer of this side.
     fn ran_out(&self, answer: &Answer) -> bool {
+        let Some(at) = self.deadline else { return false };
         let cancelled = answer.payload.verdict() == Some(Verdict::Cancelled) && answer.metadata.is_none();
-        cancelled && self.deadline.is_some_and(|at| now() + TICK >= at)
+        cancelled && now() + TICK >= at
     }
 
     /// The answer was read: its room is kept for the next call.

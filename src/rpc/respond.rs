@@ -19,7 +19,7 @@ use super::{
     outgoing::{Bytes, Outgoing},
     payload::Payload,
     reason::Reason,
-    scope::{self, Bindings, Bound},
+    scope::{self, Bindings, Bound, Encoded},
     waiters::lock,
     wire::encode_value,
 };
@@ -108,7 +108,7 @@ impl Responder {
                 }
                 // "and not inside an error type": no scope, so that a handle refuses.
                 result.encode(out).map_err(scope::fault_without_scope)?;
-                Ok(Bindings::default())
+                Ok(None)
             })
         })
         .await;
@@ -122,7 +122,7 @@ impl Responder {
         let sent = poll_fn(move |cx| {
             self.poll_answer(cx, &mut place, &[], &mut |out, _| {
                 out.extend(&payload);
-                Ok(Bindings::default())
+                Ok(None)
             })
         })
         .await;
@@ -327,7 +327,7 @@ fn send_verdict(
 }
 
 /// What encodes a payload with handles in it: ids count from the second argument.
-pub(crate) type EncodeAnswer<'a> = dyn FnMut(&mut Encoder<'_>, u64) -> Result<Bindings, EncodeFault> + 'a;
+pub(crate) type EncodeAnswer<'a> = dyn FnMut(&mut Encoder<'_>, u64) -> Encoded + 'a;
 
 /// A payload whose handles become channels of the link when the message was sent.
 pub(crate) struct BindingBody<'a, 'e> {
@@ -385,14 +385,27 @@ impl<'a, 'e> BindingBody<'a, 'e> {
 impl Body for BindingBody<'_, '_> {
     fn encode(&mut self, out: &mut Encoder<'_>) -> Result<(), EncodeFault> {
         self.unbind();
-        let Bindings { handles, descriptors } = (self.encode)(out, self.first_id)?;
+        let bindings = (self.encode)(out, self.first_id)?;
         self.hub.check_payload(out.len())?;
+        match bindings {
+            None => Ok(()), // without a look at the table, which costs a lock and a count
+            Some(bindings) => self.bind(*bindings, out),
+        }
+    }
+}
+
+impl BindingBody<'_, '_> {
+    fn bind(
+        &mut self,
+        Bindings { handles, descriptors }: Bindings,
+        out: &mut Encoder<'_>,
+    ) -> Result<(), EncodeFault> {
         if !descriptors.is_empty() {
             self.hub.check_descriptors(descriptors.len())?;
             out.attach(descriptors);
         }
         if handles.is_empty() {
-            return Ok(()); // without a look at the table, which costs a lock and a count
+            return Ok(());
         }
         self.hub.check_channels(handles.len())?;
         for bound in handles {

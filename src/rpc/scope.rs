@@ -49,6 +49,9 @@ pub(crate) struct Bindings {
     pub(crate) descriptors: Descriptors,
 }
 
+/// What came of encoding a message. One word, since nearly always nothing is carried beside the payload.
+pub(crate) type Encoded = Result<Option<Box<Bindings>>, EncodeFault>;
+
 impl Bindings {
     /// Whether there are no handles and no descriptors.
     pub(crate) fn is_empty(&self) -> bool {
@@ -81,21 +84,22 @@ impl Met {
         Met { bindings: Bindings { handles: Vec::new(), descriptors: Descriptors::NONE }, fault: None };
 }
 
-/// Encodes values with their handles: ids count from `first_id`. Returns the handles and descriptors met.
+/// Encodes values with their handles: ids count from `first_id`. Returns the handles and descriptors met, if any were.
 ///
 /// Knows no types, so that it is compiled once, not once a method.
-pub(crate) fn encoding(
-    first_id: u64,
-    encode: &mut dyn FnMut() -> postcard::Result<()>,
-) -> Result<Bindings, EncodeFault> {
+pub(crate) fn encoding(first_id: u64, encode: &mut dyn FnMut() -> postcard::Result<()>) -> Encoded {
     let guard = Restore::enter(Encoding { next_id: first_id, any: false });
     let encoded = encode();
-    let met = if ENCODING.get().is_some_and(|scope| scope.any) { MET.take() } else { Met::NOTHING };
+    if !ENCODING.get().is_some_and(|scope| scope.any) {
+        drop(guard);
+        return encoded.map(|()| None).map_err(EncodeFault::Serialize);
+    }
+    let met = MET.take();
     drop(guard);
     match (encoded, met.fault) {
         (_, Some(fault)) => Err(fault),
         (Err(error), None) => Err(EncodeFault::Serialize(error)),
-        (Ok(_), None) => Ok(met.bindings),
+        (Ok(()), None) => Ok((!met.bindings.is_empty()).then(|| Box::new(met.bindings))),
     }
 }
 

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     error::LinkEnd,
-    link::{EncodeFault, Encoder},
+    link::Encoder,
     rpc::{
         caller::OutgoingCall,
         clock::now,
@@ -29,7 +29,7 @@ use crate::{
         method::Method,
         method_id::MethodId,
         raw_call::{CallOptions, Payload, RawCall, Reply},
-        scope::Bindings,
+        scope::Encoded,
     },
 };
 
@@ -161,9 +161,9 @@ struct Watched {
 }
 
 impl Payload for Watched {
-    fn encode(&self, out: &mut Encoder<'_>, first_id: u64) -> Result<Bindings, EncodeFault> {
+    fn encode(&self, out: &mut Encoder<'_>, first_id: u64) -> Encoded {
         let bound = self.payload.encode(out, first_id)?;
-        self.opens_streams.set(!bound.is_empty());
+        self.opens_streams.set(bound.is_some());
         Ok(bound)
     }
 }
