@@ -1,0 +1,56 @@
+//! What cells write, and where it goes.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use adjoin::CellOutput;
+
+use super::{Rig, WorkerClient, run, until};
+
+/// Collects what is logged of cells.
+#[derive(Clone, Default)]
+struct Events(Arc<Mutex<Vec<String>>>);
+
+impl std::io::Write for Events {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().push(String::from_utf8_lossy(bytes).into_owned());
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn lines_that_a_cell_writes_are_events_with_its_name() {
+    let events = Events::default();
+    let writer = events.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_ansi(false)
+        .without_time()
+        .with_writer(move || writer.clone())
+        .finish();
+    // The only test here that looks at events.
+    tracing::subscriber::set_global_default(subscriber).unwrap();
+    run(async {
+        let rig = Rig::new();
+        let cell = rig.builder();
+        let cell = cell.stdout(CellOutput::Events).stderr(CellOutput::Events).build();
+        let worker = WorkerClient::new(&cell);
+        worker.write(false, b"one\ntwo\r\nbad \xff\nlast without end".to_vec()).await.unwrap();
+        worker.write(true, b"complains\n".to_vec()).await.unwrap();
+        let long = vec![b'x'; 20_000];
+        worker.write(true, [&long[..], b"\n"].concat()).await.unwrap();
+        // A flood does not keep the cell waiting, since it is always read.
+        worker.write(false, vec![b'\n'; 1 << 20]).await.unwrap();
+        cell.stop(Duration::ZERO).await;
+        let has = |what: &str| events.0.lock().unwrap().iter().any(|event| event.contains(what));
+        for what in ["two cell=", "bad \u{fffd}", "complains", &"x".repeat(8192)] {
+            until(|| has(what)).await;
+        }
+        until(|| has("cell=\"worker\"") && has("stream=\"stdout\"") && has("adjoin::cell")).await;
+    });
+}
