@@ -2,8 +2,9 @@
 //! does not come to serve.
 //!
 //! One task of the runtime for each pipe, no thread. It ends with the pipe, or with the cell: a grandchild that keeps the
-//! pipe open does not keep the task. It always reads on, so that no cell waits for its host to read. Writing to the
-//! host's own stderr or stdout blocks as it does for everybody who writes there.
+//! pipe open, and writes to it without end, does not keep the task. It always reads on, so that no cell waits for its
+//! host to read for long, and takes turns with the other tasks of its thread, so that a cell that never stops writing
+//! keeps nobody waiting. Writing to the host's own stderr or stdout blocks as it does for everybody who writes there.
 
 use std::{
     io::{self, Write},
@@ -14,7 +15,10 @@ use std::{
 };
 
 use rustix::fd::OwnedFd;
-use tokio::{net::unix::pipe::Receiver, task::JoinHandle};
+use tokio::{
+    net::unix::pipe::Receiver,
+    task::{JoinHandle, yield_now},
+};
 
 use super::process::{Either, Shared, race};
 
@@ -153,20 +157,23 @@ fn log(cell: &str, stream: &str, line: &mut Vec<u8>) {
 async fn pump(pipe: Receiver, mut sink: Sink, cell: Arc<Shared>, served: Arc<AtomicBool>) -> Tail {
     let mut tail = Tail::default();
     loop {
-        let waited = race(pipe.readable(), cell.ended()).await;
-        let open = forward(&pipe, &mut sink, &mut tail, &served);
-        if !open || matches!(waited, Either::Right(_) | Either::Left(Err(_))) {
+        // The end first: a pipe that others write to may always have something.
+        let waited = race(cell.ended(), pipe.readable()).await;
+        let last = matches!(waited, Either::Left(_) | Either::Right(Err(_)));
+        let reads = if last { READS_AT_END } else { READS_AT_ONCE };
+        if !forward(&pipe, reads, &mut sink, &mut tail, &served) || last {
             sink.end();
             return tail;
         }
+        // A pipe that is ready costs nothing of the task's budget, so the runtime would never make it wait.
+        yield_now().await;
     }
 }
 
-/// Takes what is there; false at the end of the pipe.
-fn forward(pipe: &Receiver, sink: &mut Sink, tail: &mut Tail, served: &AtomicBool) -> bool {
+/// Takes what is there, in so many reads at most; false at the end of the pipe.
+fn forward(pipe: &Receiver, reads: usize, sink: &mut Sink, tail: &mut Tail, served: &AtomicBool) -> bool {
     let mut bytes = [0; KEPT];
-    // Bounded, so that a cell that never stops writing leaves the runtime to others.
-    for _ in 0..READS_AT_ONCE {
+    for _ in 0..reads {
         let read = match pipe.try_read(&mut bytes) {
             Ok(0) => return false,
             Ok(read) => read,
@@ -187,8 +194,10 @@ fn forward(pipe: &Receiver, sink: &mut Sink, tail: &mut Tail, served: &AtomicBoo
 const KEPT: usize = 4096;
 /// Bytes of the longest line that is one event.
 const LONGEST_LINE: usize = 8 << 10;
-/// How many times the pipe is read before the task yields: more than a pipe holds by default.
-const READS_AT_ONCE: usize = 32;
+/// How many times the pipe is read before others have their turn. Each byte may be a line, and so an event.
+const READS_AT_ONCE: usize = 1;
+/// How many times it is read after the cell's end: more than a pipe holds by default.
+const READS_AT_END: usize = 32;
 
 #[cfg(test)]
 mod tests {

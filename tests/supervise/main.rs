@@ -39,6 +39,8 @@ trait Worker {
     async fn write(&self, to_stderr: bool, bytes: Vec<u8>);
     /// Starts a process that knows nothing of adjoin.
     async fn have_child(&self) -> u32;
+    /// Writes to its stderr from now on, as fast as that is read.
+    async fn flood(&self);
     async fn double(&self, number: u32) -> u32;
 }
 
@@ -78,6 +80,17 @@ impl Worker for Works {
 
     async fn have_child(&self) -> u32 {
         Command::new("sleep").arg("1000").stdin(Stdio::null()).spawn().unwrap().id()
+    }
+
+    async fn flood(&self) {
+        for _ in 0..4 {
+            // Each by a file of its own, since a standard stream is locked while it waits.
+            let mut pipe = fs::OpenOptions::new().write(true).open("/proc/self/fd/2").unwrap();
+            std::thread::spawn(move || {
+                use std::io::Write;
+                while pipe.write_all(&[b'x'; 64 << 10]).is_ok() {}
+            });
+        }
     }
 
     async fn double(&self, number: u32) -> u32 {

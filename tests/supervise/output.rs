@@ -5,9 +5,13 @@ use std::{
     time::Duration,
 };
 
-use adjoin::CellOutput;
+use adjoin::{CellOutput, Launch, Options};
 
-use super::{Rig, WorkerClient, run, until};
+use super::{
+    Rig, WorkerClient,
+    common::{links::cell_command, watchdog::Watchdog},
+    run, until,
+};
 
 /// Collects what is logged of cells.
 #[derive(Clone, Default)]
@@ -52,5 +56,29 @@ fn lines_that_a_cell_writes_are_events_with_its_name() {
             until(|| has(what)).await;
         }
         until(|| has("cell=\"worker\"") && has("stream=\"stdout\"") && has("adjoin::cell")).await;
+    });
+}
+
+#[test]
+fn a_cell_that_never_stops_writing_keeps_nobody_waiting() {
+    let _hang = Watchdog::seconds(60);
+    // One thread, so that whoever does not leave it stops all others.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut cells = Vec::new();
+        for _ in 0..4 {
+            let launch = Launch::new(cell_command()).stderr(CellOutput::Events);
+            cells.push(launch.spawn(Options::new()).await.unwrap());
+        }
+        let flood = cells.iter().map(|cell| WorkerClient::new(cell.connection()));
+        let flood: Vec<_> = flood.map(|worker| tokio::spawn(async move { worker.flood().await })).collect();
+        for flood in flood {
+            flood.await.unwrap().unwrap();
+        }
+        for round in 0..600 {
+            let worker = WorkerClient::new(cells[0].connection());
+            assert_eq!(worker.double(round).await.unwrap(), 2 * round);
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
     });
 }
