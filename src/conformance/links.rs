@@ -227,5 +227,5 @@ impl Ground {
 pub(super) enum Process {
     None,
     #[cfg(target_os = "linux")]
-    Puppet(crate::segments::Process),
+    Puppet(std::sync::Arc<crate::segments::Process>),
 }

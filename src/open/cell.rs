@@ -139,7 +139,7 @@ impl Launch {
 #[must_use = "dropping a cell kills its process"]
 pub struct Cell {
     connection: Connection,
-    process: Process,
+    process: Arc<Process>,
     name: Arc<str>,
 }
 
@@ -157,7 +157,7 @@ impl Cell {
     }
 
     /// The connection, and the process, which is killed and reaped when it is dropped.
-    pub(crate) fn into_parts(self) -> (Connection, Process) {
+    pub(crate) fn into_parts(self) -> (Connection, Arc<Process>) {
         (self.connection, self.process)
     }
 

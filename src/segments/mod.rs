@@ -79,9 +79,9 @@ pub use spawn::SpawnError;
 pub(crate) use cell::attach;
 #[cfg(test)]
 pub(crate) use link::tests::{End, ends_for_test, pair_for_test};
-pub(crate) use process::Process;
+pub(crate) use process::{Either, Process, race};
 #[cfg(test)]
 pub(crate) use spawn::geometry;
-pub(crate) use spawn::{Manner, launch};
+pub(crate) use spawn::{Manner, begin, launch};
 pub use strangers::OpenError;
 pub(crate) use strangers::{join, offer};

@@ -218,7 +218,7 @@ impl Drop for Reaper {
 }
 
 /// The first of two futures that is done; if both are, the left one.
-pub(super) async fn race<L, R>(
+pub(crate) async fn race<L, R>(
     left: impl Future<Output = L>,
     right: impl Future<Output = R>,
 ) -> Either<L, R> {
@@ -233,7 +233,7 @@ pub(super) async fn race<L, R>(
 }
 
 /// What [`race`] returns.
-pub(super) enum Either<L, R> {
+pub(crate) enum Either<L, R> {
     Left(L),
     Right(R),
 }

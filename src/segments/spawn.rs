@@ -144,38 +144,71 @@ pub(crate) async fn launch(
     command: Command,
     settings: &Settings,
     manner: &Manner,
-) -> Result<(Parts, Process), SpawnError> {
+) -> Result<(Parts, Arc<Process>), SpawnError> {
+    begin(command, settings, manner)?.serve(settings).await
+}
+
+/// A cell whose process runs, and which does not serve yet.
+pub(crate) struct Starting {
+    cell: Arc<str>,
+    geometry: Geometry,
+    host: OwnedFd,
+    control: Control,
+    process: Arc<Process>,
+    stderr: Output,
+}
+
+/// Starts the process of a cell. The rest is as for [`launch`].
+pub(crate) fn begin(command: Command, settings: &Settings, manner: &Manner) -> Result<Starting, SpawnError> {
     let geometry = geometry(settings);
     geometry.validate().map_err(SpawnError::Settings)?;
     let host = pidfd_open(getpid(), PidfdFlags::NONBLOCK).map_err(io::Error::from)?;
     let (socket, process, stderr) = start(command, manner)?;
-    let cell = Arc::clone(&manner.name);
     let control = Control::new(socket)?;
-    let shared = process.shared();
-    let agreed =
-        timeout(settings.handshake_timeout, race(handshake::host(&control, &geometry, host), shared.ended()));
-    let source = match agreed.await {
-        Ok(Either::Left(Ok(halves))) => {
-            let bell = Bell::new(control.into_socket());
-            match link::parts(halves, bell, Peer::Child(shared), Role::Acceptor, settings.into()) {
-                Ok(parts) => {
-                    stderr.served();
-                    return Ok((parts, process));
+    Ok(Starting {
+        cell: Arc::clone(&manner.name),
+        geometry,
+        host,
+        control,
+        process: Arc::new(process),
+        stderr,
+    })
+}
+
+impl Starting {
+    /// The process, for those who end it before it serves. Who holds this keeps it alive.
+    pub(crate) fn process(&self) -> Arc<Process> {
+        Arc::clone(&self.process)
+    }
+
+    /// Waits until it serves.
+    pub(crate) async fn serve(self, settings: &Settings) -> Result<(Parts, Arc<Process>), SpawnError> {
+        let Starting { cell, geometry, host, control, process, stderr } = self;
+        let shared = process.shared();
+        let agreed = race(handshake::host(&control, &geometry, host), shared.ended());
+        let source = match timeout(settings.handshake_timeout, agreed).await {
+            Ok(Either::Left(Ok(halves))) => {
+                let bell = Bell::new(control.into_socket());
+                match link::parts(halves, bell, Peer::Child(shared), Role::Acceptor, settings.into()) {
+                    Ok(parts) => {
+                        stderr.served();
+                        return Ok((parts, process));
+                    }
+                    Err(source) => source,
                 }
-                Err(source) => source,
             }
-        }
-        Ok(Either::Left(Err(source))) => source,
-        Ok(Either::Right(status)) => {
-            return Err(SpawnError::Exited { cell, status: status?, stderr: stderr.tail().await });
-        }
-        Err(_) => {
-            end(&process).await?;
-            let stderr = stderr.tail().await;
-            return Err(SpawnError::Timeout { cell, after: settings.handshake_timeout, stderr });
-        }
-    };
-    Err(failed(cell, source, &process, stderr).await)
+            Ok(Either::Left(Err(source))) => source,
+            Ok(Either::Right(status)) => {
+                return Err(SpawnError::Exited { cell, status: status?, stderr: stderr.tail().await });
+            }
+            Err(_) => {
+                end(&process).await?;
+                let stderr = stderr.tail().await;
+                return Err(SpawnError::Timeout { cell, after: settings.handshake_timeout, stderr });
+            }
+        };
+        Err(failed(cell, source, &process, stderr).await)
+    }
 }
 
 /// What to say of a handshake that failed: a cell that ends is said to have ended, since the socket tells of

@@ -8,6 +8,7 @@
 mod common;
 mod many;
 mod output;
+mod stopping;
 
 use std::{
     env, fs,
@@ -22,10 +23,7 @@ use adjoin::{
     reconnect::Backoff,
     supervise::{Builder, State, Supervised},
 };
-use common::{
-    links::{cell_command, serve_if_cell_with},
-    watchdog::Watchdog,
-};
+use common::{links::cell_command, watchdog::Watchdog};
 use tempfile::TempDir;
 
 #[adjoin::service]
@@ -34,6 +32,10 @@ trait Worker {
     async fn id(&self) -> u32;
     async fn exit(&self, code: i32);
     async fn hang(&self);
+    #[adjoin(idempotent)]
+    async fn hang_again(&self);
+    /// Closes the link from its side, and goes on all the same.
+    async fn leave(&self);
     /// Does not come to its end when it is told to.
     async fn be_stubborn(&self);
     async fn write(&self, to_stderr: bool, bytes: Vec<u8>);
@@ -59,12 +61,17 @@ impl Worker for Works {
         std::future::pending::<()>().await;
     }
 
+    async fn hang_again(&self) {
+        std::future::pending::<()>().await;
+    }
+
+    async fn leave(&self) {
+        self.be_stubborn().await;
+        let connection = adjoin::Context::current().unwrap().connection().clone();
+        tokio::spawn(async move { connection.close().await });
+    }
+
     async fn be_stubborn(&self) {
-        std::thread::spawn(|| {
-            loop {
-                std::thread::park();
-            }
-        });
         STUBBORN.store(true, std::sync::atomic::Ordering::Relaxed);
     }
 
@@ -112,10 +119,23 @@ fn cell_entry() {
         eprintln!("no way");
         std::process::exit(7);
     }
-    serve_if_cell_with(|| Options::new().serve(WorkerDispatcher::new(Works)));
+    if env::var_os("ADJOIN_TEST_STUCK").is_some() {
+        loop {
+            std::thread::park();
+        }
+    }
+    if env::var_os("ADJOIN_LINK").is_none() {
+        return;
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let host = adjoin::cell(Options::new().serve(WorkerDispatcher::new(Works))).await.unwrap();
+        host.closed().await;
+    });
     while STUBBORN.load(std::sync::atomic::Ordering::Relaxed) {
         std::thread::park();
     }
+    std::process::exit(0);
 }
 
 fn run<F: Future<Output = ()>>(case: F) {

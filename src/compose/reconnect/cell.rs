@@ -44,7 +44,7 @@ fn established(cell: Cell, kept: impl Send + 'static) -> Established {
         }
         drop((process, kept));
     });
-    Established { connection, keeper }
+    Established { connection, keeper, asked: None }
 }
 
 /// How long a cell has to exit after the end of its link.

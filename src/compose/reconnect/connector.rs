@@ -1,6 +1,12 @@
 //! Where a reconnecting client gets its connections.
 
-use std::{error::Error, fmt, future::Future, pin::Pin, sync::Arc};
+use std::{
+    error::Error,
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::{Arc, atomic::AtomicBool},
+};
 
 use tokio::net::{TcpStream, ToSocketAddrs};
 
@@ -65,6 +71,8 @@ where
 pub struct Established {
     pub(super) connection: Connection,
     pub(super) keeper: Keeper,
+    /// Set when its end is asked for, by whoever has made it.
+    pub(super) asked: Option<Arc<AtomicBool>>,
 }
 
 /// Owns what a connection needs. Polled after the connection's end.
@@ -76,17 +84,36 @@ impl Established {
     /// What holds the connection itself, or a clone of it, keeps it open for ever: so does a `Cell`, which is made
     /// into an `Established` by `into()` instead.
     pub fn keeping(connection: Connection, kept: impl Send + 'static) -> Self {
-        Established { connection, keeper: Box::pin(async move { drop(kept) }) }
+        Established { connection, keeper: Box::pin(async move { drop(kept) }), asked: None }
     }
 }
 
 #[cfg(target_os = "linux")]
 impl Established {
-    /// A connection, and what is done after its end.
-    pub(crate) fn kept_by(connection: Connection, keeper: Keeper) -> Self {
-        Established { connection, keeper }
+    /// A connection, and what is set when its end is asked for: it is no failure then.
+    pub(crate) fn ending(connection: Connection, asked: Arc<AtomicBool>) -> Self {
+        Established { asked: Some(asked), ..Self::keeping(connection, ()) }
     }
 }
+
+/// Why an attempt failed which no other is to follow. It does not count as one.
+#[derive(Debug)]
+pub(crate) struct Final(String);
+
+impl Final {
+    #[cfg(target_os = "linux")]
+    pub(crate) fn failure(why: String) -> ConnectFailure {
+        Box::new(Final(why))
+    }
+}
+
+impl fmt::Display for Final {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Error for Final {}
 
 impl From<Connection> for Established {
     fn from(connection: Connection) -> Self {

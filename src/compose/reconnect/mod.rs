@@ -87,6 +87,8 @@ use std::{fmt, sync::Arc};
 #[cfg(target_os = "linux")]
 pub use self::cell::cell;
 #[cfg(target_os = "linux")]
+pub(crate) use self::connector::Final;
+#[cfg(target_os = "linux")]
 pub use self::connector::shm;
 #[cfg(unix)]
 pub use self::connector::uds;

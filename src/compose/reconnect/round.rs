@@ -12,7 +12,7 @@ use tokio::{
 };
 
 use super::{
-    connector::{Established, Keeper},
+    connector::{Established, Final, Keeper},
     shared::{Current, Shared},
 };
 use crate::rpc::{errors::CallError, state::ConnectionState};
@@ -76,6 +76,7 @@ pub(super) async fn run(unfinished: Unfinished) {
         let limit = shared.policy.attempt_timeout;
         let why = match timeout(limit, shared.connector.connect()).await {
             Ok(Ok(established)) => return keep(shared, round, established),
+            Ok(Err(failure)) if failure.is::<Final>() => return shared.refused(round, &failure.to_string()),
             Ok(Err(failure)) => failure.to_string(),
             Err(_) => format!("not connected within {limit:?}"),
         };
@@ -100,10 +101,10 @@ impl Drop for Unfinished {
 
 /// A connection was made: looks after what it needs, and sees its end.
 fn keep(shared: &Arc<Shared>, round: &Arc<Round>, established: Established) {
-    let Established { connection, keeper } = established;
+    let Established { connection, keeper, asked } = established;
     // The state alone: it does not keep the connection open.
     let state = Arc::clone(connection.state());
-    if shared.made(round, connection) {
+    if shared.made(round, connection, asked) {
         shared.runtime.spawn(look_after(Arc::downgrade(shared), state, keeper));
     }
 }

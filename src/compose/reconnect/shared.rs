@@ -91,6 +91,8 @@ pub(super) struct Current {
     since: Instant,
     /// A call was answered on it.
     proven: AtomicBool,
+    /// Set when its end is asked for.
+    asked: Option<Arc<AtomicBool>>,
     /// It was lost before it was of any use, and that was once too often.
     last_straw: OnceLock<Unmade>,
 }
@@ -106,7 +108,9 @@ impl Current {
 
     fn is_of_use(&self, backoff: &Backoff) -> bool {
         let lived = now().saturating_duration_since(self.since);
-        self.proven.load(Ordering::Relaxed) || lived >= backoff.longest()
+        // Acquire: pairs with the Release store of whoever asks, before it ends the connection.
+        let asked = self.asked.as_ref().is_some_and(|asked| asked.load(Ordering::Acquire));
+        asked || self.proven.load(Ordering::Relaxed) || lived >= backoff.longest()
     }
 }
 
@@ -235,7 +239,12 @@ impl Shared {
     }
 
     /// A round has made a connection. `false`: nobody wants it any more.
-    pub(super) fn made(&self, round: &Arc<Round>, connection: Connection) -> bool {
+    pub(super) fn made(
+        &self,
+        round: &Arc<Round>,
+        connection: Connection,
+        asked: Option<Arc<AtomicBool>>,
+    ) -> bool {
         let mut inner = lock(&self.inner);
         if inner.running(round).is_none() {
             return false;
@@ -244,6 +253,7 @@ impl Shared {
             connection,
             since: now(),
             proven: AtomicBool::new(false),
+            asked,
             last_straw: OnceLock::new(),
         });
         inner.link = Link::Up(Arc::clone(&current));
@@ -276,6 +286,20 @@ impl Shared {
         }
         self.states.send_replace(inner.trying());
         true
+    }
+
+    /// An attempt of a round has failed, and none is to follow.
+    pub(super) fn refused(&self, round: &Arc<Round>, why: &str) {
+        let mut inner = lock(&self.inner);
+        if inner.running(round).is_none() {
+            return;
+        }
+        let attempts = inner.tries.failures;
+        inner.give_up();
+        let why = why.to_owned();
+        self.states.send_replace(State::Gone { attempts, why: why.clone() });
+        drop(inner);
+        round.finish(Err(Unmade { attempts, why }));
     }
 
     /// A round has ended without a result: its connector panicked, or its runtime is shut down.

@@ -127,13 +127,13 @@ impl Builder {
     /// Outside of a tokio runtime with I/O and time enabled: the cell is kept on it, for calls from wherever.
     #[must_use]
     pub fn build(self) -> Supervised {
-        let attempt = self.options.settings.handshake_timeout.saturating_add(START);
         let shared = Shared::new(self.command, self.options, self.manner, self.limits);
         let starting = Arc::clone(&shared);
         let client = Reconnecting::builder(move || Arc::clone(&starting).launch())
             .backoff(self.backoff)
+            .never_give_up()
             .max_attempts(self.start_attempts)
-            .attempt_timeout(attempt.saturating_add(self.limits.stop_grace))
+            .attempt_timeout(Duration::MAX) // an attempt has bounds of its own, and may wait for a stop
             .max_repeats(self.max_repeats)
             .budget(self.budget)
             .build();
@@ -151,6 +151,3 @@ impl fmt::Debug for Builder {
             .finish_non_exhaustive()
     }
 }
-
-/// What a start may take beside the time until the cell serves.
-const START: Duration = Duration::from_secs(5);

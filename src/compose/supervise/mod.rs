@@ -53,6 +53,7 @@
 
 mod builder;
 mod gate;
+mod life;
 mod shared;
 mod state;
 
@@ -152,7 +153,10 @@ impl Supervised {
     /// closes the link, which a cell takes as its sign to exit, and kills it with its group after
     /// [`Builder::stop_grace`]. Returns when it has ended; at once if none runs.
     ///
-    /// Calls that are made meanwhile wait, and start another one.
+    /// Calls that are made meanwhile wait, and start another one. A process that does not serve yet when `patience` is
+    /// over is killed; those that wait for it fail with [`CallError::Unconnected`]. If it is being stopped already,
+    /// this waits for that, and shortens its patience to this one: [`kill`](Supervised::kill) makes an end of it at
+    /// once.
     ///
     /// # Cancel safety
     ///
@@ -161,7 +165,8 @@ impl Supervised {
         self.handle.shared.stop(patience).await;
     }
 
-    /// Kills the process, with its group. It counts as an end that was asked for.
+    /// Kills the process, with its group, whether it starts, serves or is being stopped. It counts as an end that was
+    /// asked for. Those that wait for its start fail with [`CallError::Unconnected`].
     pub fn kill(&self) {
         self.handle.shared.kill();
     }
@@ -172,9 +177,16 @@ impl Supervised {
     ///
     /// Dropped before it is done, the rest is done all the same once it was polled.
     pub async fn close(&self, patience: Duration) {
-        self.handle.shared.close();
-        self.handle.shared.stop(patience).await;
-        self.handle.client.close().await;
+        let handle = Arc::clone(&self.handle);
+        handle.shared.close();
+        let runtime = handle.shared.runtime.clone();
+        let closing = async move {
+            handle.shared.stop(patience).await;
+            handle.client.close().await;
+            handle.shared.publish(State::Closed);
+        };
+        // In a task, so that it is done also if the caller gives up.
+        let _ = runtime.spawn(closing).await;
     }
 }
 

@@ -13,24 +13,19 @@ use std::{
 
 use tokio::{
     runtime::Handle,
-    sync::{Mutex as AsyncMutex, watch},
+    sync::{Mutex as AsyncMutex, OwnedMutexGuard, oneshot, watch},
     time::timeout,
 };
 
 use super::{
     gate::{Gate, Use},
+    life::{self, Life},
     state::State,
 };
 use crate::{
-    compose::reconnect::Established,
-    rpc::{
-        clock::now,
-        connection::{Connection, WeakConnection},
-        errors::CallError,
-        options::Options,
-        waiters::lock,
-    },
-    segments::{Manner, Process, launch},
+    compose::reconnect::{ConnectFailure, Established, Final},
+    rpc::{clock::now, connection::WeakConnection, errors::CallError, options::Options, waiters::lock},
+    segments::{Manner, race},
 };
 
 /// Makes the command of the next start.
@@ -50,25 +45,25 @@ pub(super) struct Shared {
     pub(super) name: Arc<str>,
     pub(super) runtime: Handle,
     pub(super) states: watch::Sender<State>,
-    command: Box<MakeCommand>,
-    options: Options,
-    manner: Manner,
-    limits: Limits,
+    pub(super) command: Box<MakeCommand>,
+    pub(super) options: Options,
+    pub(super) manner: Manner,
+    pub(super) limits: Limits,
     gate: Arc<Gate>,
-    /// One process at a time: held until the one before was reaped.
+    /// One process at a time: held until it is reaped. Those that wait for it have no process.
     alone: Arc<AsyncMutex<()>>,
-    running: Mutex<Option<Running>>,
+    /// The process that holds that.
+    life: Mutex<Option<Arc<Life>>>,
     ends: Mutex<Ends>,
     starts: AtomicU64,
     closed: AtomicBool,
 }
 
-/// The process that serves.
-struct Running {
-    process: Arc<Process>,
-    connection: WeakConnection,
-    /// Its end was asked for.
-    expected: Arc<AtomicBool>,
+/// What the task of a process has from the start, and drops at its end in this order.
+pub(super) struct Begun {
+    pub(super) life: Arc<Life>,
+    pub(super) _alone: OwnedMutexGuard<()>,
+    pub(super) _over: watch::Sender<()>,
 }
 
 /// The ends that were not asked for, oldest first; no more than are looked at.
@@ -95,7 +90,7 @@ impl Shared {
             limits,
             gate: Gate::new(),
             alone: Arc::default(),
-            running: Mutex::default(),
+            life: Mutex::default(),
             ends: Mutex::default(),
             starts: AtomicU64::new(0),
             closed: AtomicBool::new(false),
@@ -108,14 +103,24 @@ impl Shared {
         if self.closed.load(Ordering::Acquire) {
             return Err(self.unconnected(0, "it was closed"));
         }
-        if lock(&self.running).is_none() {
+        if !self.life().is_some_and(|life| life.is_up()) {
             self.check_restarts().map_err(|(times, why)| self.unconnected(times, &why))?;
         }
         Ok(entered)
     }
 
     fn unconnected(&self, attempts: u32, why: &str) -> CallError {
-        CallError::Unconnected { attempts, why: format!("the cell `{}`: {why}", self.name) }
+        CallError::Unconnected { attempts, why: self.tell(why) }
+    }
+
+    /// Something of the cell, with its name.
+    pub(super) fn tell(&self, what: &str) -> String {
+        format!("the cell `{}`: {what}", self.name)
+    }
+
+    /// The process that there is, if there is one.
+    fn life(&self) -> Option<Arc<Life>> {
+        lock(&self.life).clone()
     }
 
     /// Names the cell in what a call failed with.
@@ -128,6 +133,10 @@ impl Shared {
 
     pub(super) fn starts(&self) -> u64 {
         self.starts.load(Ordering::Relaxed) // a count and nothing else
+    }
+
+    pub(super) fn count_start(&self) {
+        self.starts.fetch_add(1, Ordering::Relaxed);
     }
 
     /// `Err`: it has ended too often lately.
@@ -149,74 +158,83 @@ impl Shared {
     }
 
     /// Starts a process, once the one before is gone.
-    pub(super) async fn launch(self: Arc<Self>) -> Result<Established, Box<dyn Error + Send + Sync>> {
-        let alone = Arc::clone(&self.alone).lock_owned().await;
-        self.check_restarts().map_err(|(_, why)| format!("the cell `{}`: {why}", self.name))?;
-        self.states.send_replace(State::Starting);
-        let launched = launch((self.command)(), &self.options.settings, &self.manner).await;
-        let (parts, process) = launched.map_err(|error| {
-            let why: Arc<str> = told(&error).into();
-            self.note_end(&why);
-            format!("{why}")
-        })?;
-        self.starts.fetch_add(1, Ordering::Relaxed);
-        let (connection, process) = (Connection::start(parts, &self.options), Arc::new(process));
-        let expected = Arc::new(AtomicBool::new(false));
-        let running = Running {
-            process: Arc::clone(&process),
-            connection: connection.downgrade(),
-            expected: Arc::clone(&expected),
-        };
-        *lock(&self.running) = Some(running);
-        self.states.send_replace(State::Serving { process: process.id() });
-        if let Some(time) = self.limits.idle_stop {
-            let (shared, connection) = (Arc::clone(&self), connection.downgrade());
-            drop(tokio::spawn(async move { shared.stop_when_idle(&connection, time).await }));
-        }
-        let state = Arc::clone(connection.state());
-        let keeper = Box::pin(async move {
-            // The link is at its end.
-            lock(&self.running).take();
-            if timeout(self.limits.stop_grace, process.wait()).await.is_err() && process.kill().is_ok() {
-                let _ = process.wait().await; // an error is that how it ended is lost, and it has ended then
-            }
-            if expected.load(Ordering::Acquire) {
-                self.states.send_replace(if self.closed.load(Ordering::Acquire) {
-                    State::Closed
-                } else {
-                    State::Idle
-                });
-            } else {
-                self.note_end(&state.end().to_string().into());
-            }
-            drop((process, alone));
-        });
-        Ok(Established::kept_by(connection, keeper))
+    pub(super) async fn launch(self: Arc<Self>) -> Result<Established, ConnectFailure> {
+        let (made, told) = oneshot::channel();
+        self.runtime.spawn(life::run(Arc::clone(&self), made));
+        let broken_off = |_| self.tell("the task that starts it was broken off: its runtime was shut down");
+        told.await.map_err(broken_off)?
     }
 
-    /// Counts an end that was not asked for.
-    fn note_end(&self, why: &Arc<str>) {
+    /// Waits until a process may be started: none is there, and none is being stopped.
+    pub(super) async fn begin(&self) -> Result<Begun, ConnectFailure> {
+        self.gate.unbarred(|| ()).await; // what is being stopped may take long, as its clients want it
+        let limit = self.limits.stop_grace.saturating_add(KILLING);
+        let alone = timeout(limit, Arc::clone(&self.alone).lock_owned());
+        let _alone = alone
+            .await
+            .map_err(|_| self.tell(&format!("the process before has not ended within {limit:?}")))?;
+        self.check_restarts().map_err(|(_, why)| Final::failure(self.tell(&why)))?;
+        let (_over, gone) = watch::channel(());
+        let life = Life::new(gone);
+        // From here on a stop finds it, and one that is at its work is waited for.
+        let enter = || {
+            let mut current = lock(&self.life);
+            let closed = self.closed.load(Ordering::Acquire);
+            if !closed {
+                *current = Some(Arc::clone(&life));
+            }
+            closed
+        };
+        if self.gate.unbarred(enter).await {
+            return Err(Final::failure(self.tell("it was closed")));
+        }
+        Ok(Begun { life, _alone, _over })
+    }
+
+    /// The process is gone: with why, if that was not asked for, and counts.
+    pub(super) fn ended(&self, unasked: Option<Arc<str>>) {
+        lock(&self.life).take();
+        let Some(why) = unasked else {
+            if !self.closed.load(Ordering::Acquire) {
+                self.publish(State::Idle);
+            }
+            return;
+        };
         let mut ends = lock(&self.ends);
         ends.times.push_back(now());
         if ends.times.len() > self.limits.max_restarts as usize + 1 {
             ends.times.pop_front();
         }
-        ends.last = Some(Arc::clone(why));
+        ends.last = Some(Arc::clone(&why));
         drop(ends);
-        tracing::warn!(cell = &*self.name, why = &**why, "a cell ended");
-        self.states.send_replace(State::Ended { why: Arc::clone(why) });
+        tracing::warn!(cell = &*self.name, why = &*why, "a cell ended");
+        self.publish(State::Ended { why });
     }
 
-    /// Waits until the cell is not used, and stops it.
-    async fn stop_when_idle(self: Arc<Self>, connection: &WeakConnection, time: Duration) {
+    /// Tells those who watch, unless all was said.
+    pub(super) fn publish(&self, state: State) {
+        self.states.send_if_modified(|last| {
+            let news = *last != State::Closed && *last != state;
+            if news {
+                *last = state;
+            }
+            news
+        });
+    }
+
+    /// Waits until the cell is not used, for a cell that is to be stopped then. Nobody comes in from then on.
+    pub(super) async fn unused(&self, connection: Option<&WeakConnection>) {
+        let (Some(time), Some(connection)) = (self.limits.idle_stop, connection) else {
+            return std::future::pending().await;
+        };
         let mut wait = time;
         loop {
             tokio::time::sleep(wait).await;
-            let Some(open) = connection.upgrade().filter(|open| open.end().is_none()) else { return };
+            let Some(open) = connection.upgrade() else { return std::future::pending().await };
             match self.gate.shut_if_unused(time) {
                 Err(longer) => wait = longer,
-                Ok(false) => return, // it is being stopped
-                Ok(true) if open.hub().is_quiet(open.state()) => return self.finish(Duration::ZERO).await,
+                Ok(false) => return std::future::pending().await, // it is being stopped
+                Ok(true) if open.hub().is_quiet(open.state()) => return,
                 Ok(true) => {
                     self.gate.open();
                     wait = time;
@@ -227,53 +245,62 @@ impl Shared {
 
     /// Stops the process that runs, if one does.
     pub(super) async fn stop(self: &Arc<Self>, patience: Duration) {
-        if !self.gate.shut() {
-            return self.gate.opened().await; // somebody else stops it
+        let now = now();
+        let until = now.checked_add(patience).unwrap_or_else(|| now + FOR_EVER);
+        if !self.gate.shut(until) {
+            return self.gate.opened().await; // somebody else stops it, and now no later than we want
         }
         let shared = Arc::clone(self);
         // In a task, so that it is done also if the caller gives up.
-        let _ = self.runtime.spawn(async move { shared.finish(patience).await }).await;
+        let _ = self.runtime.spawn(async move { shared.finish().await }).await;
+    }
+
+    /// Stops the process, behind a gate that is shut already.
+    pub(super) fn finish_soon(self: &Arc<Self>) {
+        let shared = Arc::clone(self);
+        drop(self.runtime.spawn(async move { shared.finish().await }));
     }
 
     /// Stops the process while nobody comes in, and lets those in that wait.
-    async fn finish(&self, patience: Duration) {
-        let began = now();
+    async fn finish(&self) {
+        let _opens = Opens(&self.gate);
         // Those that are inside may be starting it.
-        let _ = timeout(patience, self.gate.empty()).await;
-        let running = lock(&self.running).take();
-        if let Some(Running { process, connection, expected }) = running {
-            self.states.send_replace(State::Stopping);
-            expected.store(true, Ordering::Release);
-            if let Some(connection) = connection.upgrade() {
-                let left = patience.saturating_sub(now().saturating_duration_since(began));
-                let _ = connection.drain(left).await; // what is left then ends with the link
-            }
-            if timeout(self.limits.stop_grace, process.wait()).await.is_err() && process.kill().is_ok() {
-                let _ = process.wait().await;
-            }
-            drop(process);
-            drop(self.alone.lock().await); // until it is accounted for
+        race(self.gate.empty(), self.gate.time_is_up()).await;
+        self.gate.bar();
+        let Some(life) = self.life() else { return };
+        if let Some(connection) = life.ask() {
+            // What is open when the time is up ends with the link.
+            race(connection.drain(FOR_EVER), self.gate.time_is_up()).await;
+            connection.close().await;
         }
-        if self.closed.load(Ordering::Acquire) {
-            self.states.send_replace(State::Closed);
-        }
-        self.gate.open();
+        life.gone().await;
     }
 
     pub(super) fn kill(&self) {
-        if let Some(running) = &*lock(&self.running) {
-            running.expected.store(true, Ordering::Release);
-            let _ = running.process.kill(); // it may have ended
+        self.gate.hurry(now());
+        if let Some(life) = self.life() {
+            life.kill();
         }
     }
 
+    /// From now on nothing is started, and nobody comes in.
     pub(super) fn close(&self) {
+        let _current = lock(&self.life);
         self.closed.store(true, Ordering::Release);
     }
 }
 
+/// Opens the gate, also if the runtime is shut down meanwhile: those who wait at it may be on threads of their own.
+struct Opens<'a>(&'a Gate);
+
+impl Drop for Opens<'_> {
+    fn drop(&mut self) {
+        self.0.open();
+    }
+}
+
 /// An error with all that it came from.
-fn told(error: &dyn Error) -> String {
+pub(super) fn told(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {
@@ -282,3 +309,8 @@ fn told(error: &dyn Error) -> String {
     }
     text
 }
+
+/// What a process may take to end once it was killed.
+const KILLING: Duration = Duration::from_secs(5);
+/// Longer than anybody waits, and no clock overflows.
+const FOR_EVER: Duration = Duration::from_secs(60 * 60 * 24 * 365);
