@@ -173,3 +173,30 @@ fn a_cell_that_is_dropped_did_not_crash_and_nothing_of_it_waits_on() {
         assert!(!is_alive(process));
     });
 }
+
+#[test]
+fn a_call_that_waits_for_a_stop_has_no_longer_than_its_timeout() {
+    run(async {
+        let rig = Rig::new();
+        let cell = rig.builder().stop_grace(LONG).build();
+        let worker = WorkerClient::new(&cell);
+        worker.be_stubborn().await.unwrap();
+        let stop = {
+            let cell = cell.clone();
+            tokio::spawn(async move { cell.stop(Duration::ZERO).await })
+        };
+        until(|| cell.state() == State::Stopping).await;
+        let timeout = Duration::from_millis(20);
+        let told = adjoin::CallError::<adjoin::Never>::TimedOut { after: timeout }.to_string();
+        let error = worker.double(1).with_timeout(timeout).await.unwrap_err();
+        assert_eq!(error.to_string(), told);
+        let blocking = worker.clone();
+        let error = std::thread::spawn(move || blocking.double(1).with_timeout(timeout).block().unwrap_err());
+        let error = tokio::task::spawn_blocking(|| error.join().unwrap()).await.unwrap();
+        assert_eq!(error.to_string(), told);
+        cell.kill();
+        stop.await.unwrap();
+        // What is left of it is good for the next process.
+        assert_eq!(worker.double(1).with_timeout(LONG).await.unwrap(), 2);
+    });
+}

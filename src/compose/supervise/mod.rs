@@ -65,6 +65,7 @@ use crate::{
     compose::reconnect::Reconnecting,
     rpc::{
         caller::{Caller, Manage, OutgoingCall, Replying},
+        clock::now,
         connection::Connection,
         errors::CallError,
     },
@@ -191,10 +192,19 @@ impl Supervised {
 }
 
 impl Manage for Handle {
-    fn start(self: Arc<Self>, call: OutgoingCall) -> Replying {
+    fn start(self: Arc<Self>, mut call: OutgoingCall) -> Replying {
         Box::pin(async move {
-            let _use = self.shared.enter().await?;
-            Caller::from(&self.client).start(call).await.map_err(|error| self.shared.named(error))
+            let deadline = call.options.settle_deadline()?;
+            let after = call.options.timeout.unwrap_or_default();
+            let _use = self.shared.enter_by(deadline, after).await?;
+            if let Some(deadline) = deadline {
+                call.options.timeout = Some(deadline.saturating_duration_since(now()));
+            }
+            let replied = Caller::from(&self.client).start(call).await;
+            replied.map_err(|error| match error {
+                CallError::TimedOut { .. } => CallError::TimedOut { after }, // not only after what was left
+                error => self.shared.named(error),
+            })
         })
     }
 

@@ -14,7 +14,7 @@ use std::{
 use tokio::{
     runtime::Handle,
     sync::{Mutex as AsyncMutex, OwnedMutexGuard, oneshot, watch},
-    time::timeout,
+    time::{timeout, timeout_at},
 };
 
 use super::{
@@ -95,6 +95,21 @@ impl Shared {
             starts: AtomicU64::new(0),
             closed: AtomicBool::new(false),
         })
+    }
+
+    /// As [`enter`](Shared::enter), for a call that has no longer than until then.
+    pub(super) async fn enter_by(
+        &self,
+        deadline: Option<Instant>,
+        after: Duration,
+    ) -> Result<Use, CallError> {
+        let Some(at) = deadline else { return self.enter().await };
+        // Callers on plain threads have no runtime, which timers need.
+        let limited = {
+            let _inside = self.runtime.enter();
+            timeout_at(at.into(), self.enter())
+        };
+        limited.await.unwrap_or_else(|_| Err(CallError::TimedOut { after }))
     }
 
     /// Begins to use the cell: waits while it is being stopped, and fails at once while it may not be started.
