@@ -50,6 +50,8 @@ pub(crate) struct Connections<E: Ends> {
     next_request: u64,
     next_id: u64,
     incarnations: u64,
+    /// What was called on those that are closed.
+    called: u64,
     closed: VecDeque<u64>,
     limit: usize,
 }
@@ -85,6 +87,7 @@ impl<E: Ends> Connections<E> {
             next_request: 1,
             next_id: first_id(role),
             incarnations: 0,
+            called: 0,
             closed: VecDeque::new(),
             limit: limit as usize,
         }
@@ -185,7 +188,16 @@ impl<E: Ends> Connections<E> {
                 self.closed.pop_front();
             }
         }
-        self.open.remove(&key.id).map(|open| open.connection)
+        let connection = self.open.remove(&key.id)?.connection;
+        self.called += connection.calls.next_id();
+        Some(connection)
+    }
+
+    /// What has moved on if a connection was opened meanwhile, or this side has called on one.
+    #[cfg(any(target_os = "linux", test))]
+    pub(crate) fn activity(&self) -> u64 {
+        let called: u64 = self.iter().map(|open| open.calls.next_id()).sum();
+        self.incarnations + self.called + called
     }
 
     /// The connections that are open.

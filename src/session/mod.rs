@@ -90,6 +90,8 @@ pub(crate) struct Session<E: Ends> {
     /// then, and not only until its Cancel or its connection's end: what a flood can start is bounded by this.
     running: usize,
     max_running: usize,
+    /// Requests of the peer's that were started so far, on all connections.
+    started: u64,
 }
 
 /// The ids and what is open on one connection.
@@ -217,6 +219,7 @@ impl<E: Ends> Session<E> {
             connections: Connections::new(role, quota.connections),
             deadlines: Deadlines::new(),
             running: 0,
+            started: 0,
             max_running: quota.requests as usize,
         }
     }
@@ -231,6 +234,7 @@ impl<E: Ends> Session<E> {
     /// [`finish`](Session::finish) has to follow, once.
     pub(crate) fn start(&mut self, key: ConnKey, request_id: u64, deadline: Option<Instant>) {
         self.running += 1;
+        self.started += 1;
         if let Some(open) = self.connection(key) {
             open.serving.start(request_id, deadline);
         }
@@ -306,6 +310,13 @@ impl<E: Ends> Session<E> {
         if let Some(connection) = self.connection(key) {
             connection.draining = true;
         }
+    }
+
+    /// What has moved on if anything was opened meanwhile, by either side, on any connection. A channel is opened by a
+    /// call, or by its answer, and the call is open until then.
+    #[cfg(any(target_os = "linux", test))]
+    pub(crate) fn activity(&self) -> u64 {
+        self.started + self.root.calls.next_id() + self.connections.activity()
     }
 
     /// Whether nothing is open on a connection, or, for the root, on any: no call of either side and no channel.

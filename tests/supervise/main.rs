@@ -6,6 +6,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod idle;
 mod many;
 mod output;
 mod stopping;

@@ -100,8 +100,10 @@ impl Builder {
         self
     }
 
-    /// Stops the process when it was not used for so long: no call from here, no call or stream open on its link. Default:
-    /// never.
+    /// Stops the process when it was not used for so long: no call from here, and no call or stream on its link, from
+    /// either side, also by [`Supervised::connection`]. It is looked at as often as that, and at most every 10 ms, so it
+    /// may take up to twice as long. A call that comes by such a connection just then has [`Builder::stop_grace`] to come
+    /// to its end. Default: never.
     pub fn idle_stop(mut self, time: Duration) -> Self {
         self.limits.idle_stop = Some(time);
         self

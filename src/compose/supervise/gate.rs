@@ -71,7 +71,7 @@ impl Gate {
 
     /// As [`shut`](Gate::shut), if nobody is inside, nor was for so long. `Err`: how long it is at least until that may
     /// be.
-    pub(super) fn shut_if_unused(&self, time: Duration) -> Result<bool, Duration> {
+    pub(super) fn shut_if_unused(&self, time: Duration, until: Instant) -> Result<bool, Duration> {
         let mut inner = lock(&self.inner);
         let unused = now().saturating_duration_since(inner.used);
         if inner.inside > 0 {
@@ -81,7 +81,7 @@ impl Gate {
             return Err(time - unused);
         }
         let shut = inner.shut.is_none();
-        inner.shut.get_or_insert_with(now);
+        inner.shut.get_or_insert(until);
         Ok(shut)
     }
 

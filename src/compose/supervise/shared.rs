@@ -238,31 +238,35 @@ impl Shared {
     }
 
     /// Waits until the cell is not used, for a cell that is to be stopped then. Nobody comes in from then on.
+    ///
+    /// Whoever has a connection comes in by no gate, so that what the link is at counts as well: nothing was open on it
+    /// at two looks in a row, nor opened between them.
     pub(super) async fn unused(&self, connection: Option<&WeakConnection>) {
         let (Some(time), Some(connection)) = (self.limits.idle_stop, connection) else {
             return std::future::pending().await;
         };
-        let mut wait = time;
+        let time = time.max(SHORTEST_IDLE);
+        let (mut wait, mut before) = (time, None);
         loop {
             tokio::time::sleep(wait).await;
             let Some(open) = connection.upgrade() else { return std::future::pending().await };
-            match self.gate.shut_if_unused(time) {
+            let seen = std::mem::replace(&mut before, open.hub().activity());
+            wait = time;
+            if seen.is_none() || seen != before {
+                continue;
+            }
+            match self.gate.shut_if_unused(time, after(self.limits.stop_grace)) {
                 Err(longer) => wait = longer,
                 Ok(false) => return std::future::pending().await, // it is being stopped
-                Ok(true) if open.hub().is_quiet(open.state()) => return,
-                Ok(true) => {
-                    self.gate.open();
-                    wait = time;
-                }
+                Ok(true) if open.hub().activity() == before => return,
+                Ok(true) => self.gate.open(),
             }
         }
     }
 
     /// Stops the process that runs, if one does.
     pub(super) async fn stop(self: &Arc<Self>, patience: Duration) {
-        let now = now();
-        let until = now.checked_add(patience).unwrap_or_else(|| now + FOR_EVER);
-        if !self.gate.shut(until) {
+        if !self.gate.shut(after(patience)) {
             return self.gate.opened().await; // somebody else stops it, and now no later than we want
         }
         let shared = Arc::clone(self);
@@ -305,6 +309,12 @@ impl Shared {
     }
 }
 
+/// So much later than now.
+fn after(time: Duration) -> Instant {
+    let now = now();
+    now.checked_add(time).unwrap_or_else(|| now + FOR_EVER)
+}
+
 /// Opens the gate, also if the runtime is shut down meanwhile: those who wait at it may be on threads of their own.
 struct Opens<'a>(&'a Gate);
 
@@ -329,3 +339,5 @@ pub(super) fn told(error: &dyn Error) -> String {
 const KILLING: Duration = Duration::from_secs(5);
 /// Longer than anybody waits, and no clock overflows.
 const FOR_EVER: Duration = Duration::from_secs(60 * 60 * 24 * 365);
+/// An idle cell is looked at no more often than this, and so not stopped sooner either.
+const SHORTEST_IDLE: Duration = Duration::from_millis(10);

@@ -232,10 +232,11 @@ impl Hub {
         }
     }
 
-    /// Whether nothing is open on a connection, or, for the root, on the link.
+    /// What has moved on if anything was opened on the link meanwhile. `None` while something is open on it.
     #[cfg(target_os = "linux")]
-    pub(crate) fn is_quiet(&self, state: &ConnectionState) -> bool {
-        lock(&self.session).is_quiet(state.key)
+    pub(crate) fn activity(&self) -> Option<u64> {
+        let mut session = lock(&self.session);
+        session.is_quiet(ConnKey::ROOT).then(|| session.activity())
     }
 
     /// Something is over: those who wait until nothing is open look again.

@@ -1,0 +1,25 @@
+//! Cells that are stopped when nobody uses them.
+
+use std::time::{Duration, Instant};
+
+use adjoin::supervise::State;
+
+use super::{Rig, WorkerClient, run, until};
+
+/// One call after the other, none open when the cell is looked at, most often, and none through the gate.
+#[test]
+fn a_cell_that_is_called_by_its_connection_is_in_use() {
+    run(async {
+        let rig = Rig::new();
+        let cell = rig.builder().idle_stop(Duration::from_millis(50)).build();
+        let connection = cell.connection().await.unwrap();
+        let worker = WorkerClient::new(&connection);
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_millis(1500) {
+            assert_eq!(worker.double(1).await.unwrap(), 2);
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        until(|| cell.state() == State::Idle).await;
+        assert_eq!(rig.starts(), 1);
+    });
+}
