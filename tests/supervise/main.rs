@@ -9,6 +9,7 @@ mod common;
 mod idle;
 mod many;
 mod output;
+mod starting;
 mod stopping;
 
 use std::{
