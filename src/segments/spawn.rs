@@ -67,11 +67,19 @@ impl Default for Manner {
 #[non_exhaustive]
 pub enum SpawnError {
     /// A limit in the settings is out of bounds.
-    #[error("the settings are impossible")]
-    Settings(#[source] GeometryError),
+    #[error("the settings of the cell `{cell}` are impossible")]
+    Settings {
+        /// What the host calls it.
+        cell: Arc<str>,
+        /// Which limit, and its bound.
+        #[source]
+        source: GeometryError,
+    },
     /// The program could not be started at all.
-    #[error("{} could not be started", program.display())]
+    #[error("the cell `{cell}` could not be started: {}", program.display())]
     Start {
+        /// What the host calls it.
+        cell: Arc<str>,
         /// The program, as the command names it.
         program: OsString,
         /// What the system said.
@@ -110,8 +118,37 @@ pub enum SpawnError {
         stderr: String,
     },
     /// The system refused what starting a cell needs.
-    #[error("the system refused what starting a cell needs")]
-    Io(#[from] io::Error),
+    #[error("the system refused what starting the cell `{cell}` needs")]
+    Io {
+        /// What the host calls it.
+        cell: Arc<str>,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Why there is no process.
+#[derive(Debug)]
+enum Unstarted {
+    Program { program: OsString, source: io::Error },
+    Io(io::Error),
+}
+
+impl From<io::Error> for Unstarted {
+    fn from(error: io::Error) -> Self {
+        Unstarted::Io(error)
+    }
+}
+
+impl Unstarted {
+    fn of(self, cell: &Arc<str>) -> SpawnError {
+        let cell = Arc::clone(cell);
+        match self {
+            Unstarted::Program { program, source } => SpawnError::Start { cell, program, source },
+            Unstarted::Io(source) => SpawnError::Io { cell, source },
+        }
+    }
 }
 
 /// What a cell wrote, as the end of a sentence.
@@ -160,19 +197,11 @@ pub(crate) struct Starting {
 
 /// Starts the process of a cell. The rest is as for [`launch`].
 pub(crate) fn begin(command: Command, settings: &Settings, manner: &Manner) -> Result<Starting, SpawnError> {
-    let geometry = geometry(settings);
-    geometry.validate().map_err(SpawnError::Settings)?;
-    let host = pidfd_open(getpid(), PidfdFlags::NONBLOCK).map_err(io::Error::from)?;
-    let (socket, process, stderr) = start(command, manner)?;
-    let control = Control::new(socket)?;
-    Ok(Starting {
-        cell: Arc::clone(&manner.name),
-        geometry,
-        host,
-        control,
-        process: Arc::new(process),
-        stderr,
-    })
+    let (cell, geometry) = (Arc::clone(&manner.name), geometry(settings));
+    if let Err(source) = geometry.validate() {
+        return Err(SpawnError::Settings { cell, source });
+    }
+    start(command, geometry, manner).map_err(|unstarted| unstarted.of(&cell))
 }
 
 impl Starting {
@@ -199,12 +228,17 @@ impl Starting {
             }
             Ok(Either::Left(Err(source))) => source,
             Ok(Either::Right(status)) => {
-                return Err(SpawnError::Exited { cell, status: status?, stderr: stderr.tail().await });
+                return Err(match status {
+                    Ok(status) => SpawnError::Exited { cell, status, stderr: stderr.tail().await },
+                    Err(source) => SpawnError::Io { cell, source },
+                });
             }
             Err(_) => {
-                end(&process).await?;
-                let stderr = stderr.tail().await;
-                return Err(SpawnError::Timeout { cell, after: settings.handshake_timeout, stderr });
+                let after = settings.handshake_timeout;
+                return Err(match end(&process).await {
+                    Ok(()) => SpawnError::Timeout { cell, after, stderr: stderr.tail().await },
+                    Err(source) => SpawnError::Io { cell, source },
+                });
             }
         };
         Err(failed(cell, source, &process, stderr).await)
@@ -224,7 +258,7 @@ async fn failed(cell: Arc<str>, source: HandshakeError, process: &Process, stder
     }
     match end(process).await {
         Ok(()) => SpawnError::Handshake { cell, source, stderr: stderr.tail().await },
-        Err(error) => SpawnError::Io(error),
+        Err(source) => SpawnError::Io { cell, source },
     }
 }
 
@@ -234,9 +268,9 @@ async fn end(process: &Process) -> io::Result<()> {
     process.wait().await.map(drop)
 }
 
-/// Starts the process with its end of the socket, and gives ours. Blocks for as long as the system takes to
-/// start a program.
-fn start(mut command: Command, manner: &Manner) -> Result<(UnixStream, Process, Output), SpawnError> {
+/// Starts the process with its end of the socket. Blocks for as long as the system takes to start a program.
+fn start(mut command: Command, geometry: Geometry, manner: &Manner) -> Result<Starting, Unstarted> {
+    let host = pidfd_open(getpid(), PidfdFlags::NONBLOCK).map_err(io::Error::from)?;
     let (ours, theirs) = UnixStream::pair()?;
     // The child's own stdio is put at 0 to 2 before it execs; what it inherits must not be there.
     let theirs = fcntl_dupfd_cloexec(&theirs, FIRST_FREE).map_err(io::Error::from)?;
@@ -260,7 +294,8 @@ fn start(mut command: Command, manner: &Manner) -> Result<(UnixStream, Process, 
     let output = |pipe, stream, way| Output::new(pipe, stream, way, &manner.name, process.shared());
     output(stdout, Stream::Stdout, manner.stdout)?.served(); // only the end of stderr is kept
     let stderr = output(stderr, Stream::Stderr, manner.stderr)?;
-    Ok((ours, process, stderr))
+    let (cell, control) = (Arc::clone(&manner.name), Control::new(ours)?);
+    Ok(Starting { cell, geometry, host, control, process: Arc::new(process), stderr })
 }
 
 /// What a pipe of the cell is. `None`: what the command says.
@@ -273,13 +308,13 @@ fn stdio(way: CellOutput) -> Option<Stdio> {
 }
 
 /// Forks and execs, with `theirs` inherited. The host's copy of it is closed, whatever comes of it.
-fn spawn(command: &mut Command, theirs: OwnedFd) -> Result<Child, SpawnError> {
+fn spawn(command: &mut Command, theirs: OwnedFd) -> Result<Child, Unstarted> {
     let inherit = move || Ok(fcntl_setfd(&theirs, FdFlags::empty())?);
     // SAFETY: in bounds and aligned, alone: the closure touches no memory but the descriptor's number that it
     // owns. Alive: no mapping is involved. Between fork and exec it makes one system call and neither
     // allocates nor locks, which is what `pre_exec` asks for; a failure is a number.
     unsafe { command.pre_exec(inherit) };
-    command.spawn().map_err(|source| SpawnError::Start { program: command.get_program().to_owned(), source })
+    command.spawn().map_err(|source| Unstarted::Program { program: command.get_program().to_owned(), source })
 }
 
 /// The limits of the segment, as the host sets them.

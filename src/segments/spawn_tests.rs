@@ -70,7 +70,8 @@ async fn a_grandchild_that_keeps_stderr_and_the_socket_open_hides_no_exit() {
 #[tokio::test]
 async fn a_program_that_does_not_exist_is_named() {
     let error = fails(Command::new("/nonexistent/program")).await;
-    let SpawnError::Start { program, source } = &error else { panic!("{error:?}") };
+    let SpawnError::Start { program, source, .. } = &error else { panic!("{error:?}") };
+    assert!(error.to_string().contains("the cell `cell` could not"), "{error}");
     assert_eq!((program.to_str(), source.kind()), (Some("/nonexistent/program"), io::ErrorKind::NotFound));
 }
 
@@ -78,7 +79,10 @@ async fn a_program_that_does_not_exist_is_named() {
 async fn impossible_settings_are_refused_before_anything_runs() {
     let settings = Settings::default().ring_bytes(5000);
     let error = launch(shell("exit 1"), &settings, &Manner::default()).await.err().unwrap();
-    assert!(matches!(error, SpawnError::Settings(fault) if fault.field == "ring_bytes"), "{error:?}");
+    assert!(
+        matches!(error, SpawnError::Settings { source, .. } if source.field == "ring_bytes"),
+        "{error:?}"
+    );
 }
 
 #[tokio::test]

@@ -129,11 +129,18 @@ fn cell_entry() {
     if env::var_os("ADJOIN_LINK").is_none() {
         return;
     }
+    let leaves = env::var_os("ADJOIN_TEST_LEAVES").is_some();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
         let host = adjoin::cell(Options::new().serve(WorkerDispatcher::new(Works))).await.unwrap();
+        if leaves {
+            host.close().await;
+        }
         host.closed().await;
     });
+    if leaves {
+        std::process::exit(9);
+    }
     while STUBBORN.load(std::sync::atomic::Ordering::Relaxed) {
         std::thread::park();
     }

@@ -380,7 +380,12 @@ impl Shared {
             let attempts = inner.tries.failures;
             if inner.tries.are_enough(&self.policy, next) {
                 inner.give_up();
-                let why = "connections were made, and ended before they were of any use".to_owned();
+                // Not known yet if it is a caller that has found the end.
+                let last = current.connection.end().map(|end| format!("; the last one: {end}"));
+                let why = format!(
+                    "connections were made, and ended before they were of any use{}",
+                    last.unwrap_or_default()
+                );
                 let _ = current.last_straw.set(Unmade { attempts, why: why.clone() }); // lost once
                 state = State::Gone { attempts, why };
             }

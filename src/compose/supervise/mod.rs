@@ -111,8 +111,7 @@ impl Supervised {
     ///
     /// Cancel safe.
     pub async fn start(&self) -> Result<(), CallError> {
-        let _use = self.handle.shared.enter().await?;
-        self.handle.client.connection().await.map(drop)
+        self.connection().await.map(drop)
     }
 
     /// The connection to the process that runs now; starts one if there is none.
@@ -129,7 +128,7 @@ impl Supervised {
     /// Cancel safe.
     pub async fn connection(&self) -> Result<Connection, CallError> {
         let _use = self.handle.shared.enter().await?;
-        self.handle.client.connection().await
+        self.handle.client.connection().await.map_err(|error| self.handle.shared.named(error))
     }
 
     /// Where the cell stands now.

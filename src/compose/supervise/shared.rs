@@ -142,6 +142,11 @@ impl Shared {
     pub(super) fn named(&self, error: CallError) -> CallError {
         match error {
             CallError::OutcomeUnknown { end } => CallError::CellEnded { cell: Arc::clone(&self.name), end },
+            CallError::Unconnected { attempts, why }
+                if !why.contains(&format!("the cell `{}`", self.name)) =>
+            {
+                self.unconnected(attempts, &why)
+            }
             error => error,
         }
     }
