@@ -122,7 +122,11 @@ impl Sink {
     fn take(&mut self, bytes: &[u8]) {
         match self {
             // A host without a stdout or a stderr still wants its cell to run.
-            Sink::Stdout => drop(io::stdout().lock().write_all(bytes)),
+            Sink::Stdout => {
+                let mut stdout = io::stdout().lock();
+                let written = stdout.write_all(bytes);
+                drop(written.and_then(|()| stdout.flush())); // a prompt has no end of its line
+            }
             Sink::Stderr => drop(io::stderr().lock().write_all(bytes)),
             Sink::Events { cell, stream, line } => {
                 for &byte in bytes {

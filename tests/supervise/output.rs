@@ -1,6 +1,9 @@
 //! What cells write, and where it goes.
 
 use std::{
+    env,
+    io::Read,
+    process::{Command, Stdio},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -81,4 +84,38 @@ fn a_cell_that_never_stops_writing_keeps_nobody_waiting() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     });
+}
+
+/// A host in a process of its own, which forwards what its cell writes.
+#[test]
+fn host_entry() {
+    if env::var_os("ADJOIN_TEST_FORWARDS").is_none() {
+        return;
+    }
+    run(async {
+        let launch = Launch::new(cell_command()).stdout(CellOutput::Forward);
+        let cell = launch.spawn(Options::new()).await.unwrap();
+        WorkerClient::new(cell.connection()).write(false, b"a prompt> ".to_vec()).await.unwrap();
+        std::future::pending::<()>().await;
+    });
+}
+
+#[test]
+fn what_is_forwarded_does_not_wait_for_the_end_of_its_line() {
+    let _hang = Watchdog::seconds(60);
+    let mut host = Command::new(env::current_exe().unwrap())
+        .args(["--exact", "output::host_entry", "--nocapture", "--test-threads=1", "--quiet"])
+        .env("ADJOIN_TEST_FORWARDS", "1")
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdout = host.stdout.take().unwrap();
+    let (mut told, mut bytes) = (String::new(), [0; 1024]);
+    while !told.contains("a prompt> ") {
+        let read = stdout.read(&mut bytes).unwrap();
+        assert_ne!(read, 0, "{told}");
+        told += &String::from_utf8_lossy(&bytes[..read]);
+    }
+    host.kill().unwrap();
+    host.wait().unwrap();
 }
