@@ -35,7 +35,7 @@ pub enum CellOutput {
     /// It goes nowhere.
     Null,
     /// Each line is an event of `tracing`, at level INFO and with the target `adjoin::cell`, with the cell's name in the
-    /// field `cell` and `stdout` or `stderr` in the field `stream`. Lines of more than 8 KiB come in parts; what is not
+    /// field `cell` and `stdout` or `stderr` in the field `stream`. Lines of more than 8 KiB come in parts, cut between characters; what is not
     /// UTF-8 is shown as U+FFFD. The end of stderr is part of the error, as with [`Forward`](CellOutput::Forward).
     Events,
 }
@@ -52,7 +52,15 @@ pub(super) enum Stream {
 enum Sink {
     Stdout,
     Stderr,
-    Events { cell: Arc<str>, stream: &'static str, line: Vec<u8> },
+    Events { cell: Arc<str>, stream: &'static str, lines: Lines },
+}
+
+/// What a cell writes, line by line.
+#[derive(Debug, Default)]
+struct Lines {
+    line: Vec<u8>,
+    /// A part of it was told already.
+    cut: bool,
 }
 
 /// What a cell writes to one of its pipes.
@@ -80,7 +88,7 @@ impl Output {
         let sink = match (way, stream) {
             (CellOutput::Events, _) => {
                 let stream = if stream == Stream::Stdout { "stdout" } else { "stderr" };
-                Sink::Events { cell: Arc::clone(name), stream, line: Vec::new() }
+                Sink::Events { cell: Arc::clone(name), stream, lines: Lines::default() }
             }
             (_, Stream::Stdout) => Sink::Stdout,
             (_, Stream::Stderr) => Sink::Stderr,
@@ -128,33 +136,65 @@ impl Sink {
                 drop(written.and_then(|()| stdout.flush())); // a prompt has no end of its line
             }
             Sink::Stderr => drop(io::stderr().lock().write_all(bytes)),
-            Sink::Events { cell, stream, line } => {
-                for &byte in bytes {
-                    if byte != b'\n' {
-                        line.push(byte);
-                    }
-                    if byte == b'\n' || line.len() == LONGEST_LINE {
-                        log(cell, stream, line);
-                    }
-                }
-            }
+            Sink::Events { cell, stream, lines } => lines.take(bytes, |line| log(cell, stream, line)),
         }
     }
 
     /// Nothing comes any more: what has no end of its line is a line, too.
     fn end(&mut self) {
-        if let Sink::Events { cell, stream, line } = self
-            && !line.is_empty()
-        {
-            log(cell, stream, line);
+        if let Sink::Events { cell, stream, lines } = self {
+            lines.end(|line| log(cell, stream, line));
         }
     }
 }
 
-fn log(cell: &str, stream: &str, line: &mut Vec<u8>) {
-    let text = String::from_utf8_lossy(line);
-    tracing::info!(target: "adjoin::cell", cell, stream, "{}", text.trim_end_matches('\r'));
-    line.clear();
+impl Lines {
+    fn take(&mut self, bytes: &[u8], mut tell: impl FnMut(&str)) {
+        for &byte in bytes {
+            if byte == b'\n' {
+                self.end_line(&mut tell);
+                continue;
+            }
+            self.line.push(byte);
+            if self.line.len() == LONGEST_LINE {
+                let next = self.line.split_off(whole_characters(&self.line));
+                tell(&String::from_utf8_lossy(&self.line));
+                (self.line, self.cut) = (next, true);
+            }
+        }
+    }
+
+    fn end_line(&mut self, tell: &mut impl FnMut(&str)) {
+        let text = String::from_utf8_lossy(&self.line);
+        let text = text.trim_end_matches('\r');
+        // The end of a line right behind a cut is not an empty line.
+        if !text.is_empty() || !self.cut {
+            tell(text);
+        }
+        self.line.clear();
+        self.cut = false;
+    }
+
+    /// Nothing comes any more.
+    fn end(&mut self, mut tell: impl FnMut(&str)) {
+        if !self.line.is_empty() {
+            self.end_line(&mut tell);
+        }
+    }
+}
+
+/// How much of a line comes before a character whose end is not there yet: all of it, if there is none.
+fn whole_characters(line: &[u8]) -> usize {
+    let starts = |byte: &u8| *byte & 0b1100_0000 != 0b1000_0000;
+    let Some(last) = line.iter().rposition(starts) else { return line.len() };
+    match line.get(last..).map(str::from_utf8) {
+        Some(Err(error)) if error.valid_up_to() == 0 && error.error_len().is_none() => last,
+        _ => line.len(),
+    }
+}
+
+fn log(cell: &str, stream: &str, line: &str) {
+    tracing::info!(target: "adjoin::cell", cell, stream, "{line}");
 }
 
 /// Reads until the pipe's end, or the cell's.
@@ -215,5 +255,42 @@ mod tests {
         }
         assert_eq!(tail.0.len(), KEPT);
         assert_eq!((tail.0[KEPT - 1], tail.0[0]), (255, 215));
+    }
+
+    fn told(written: &[u8]) -> Vec<String> {
+        let (mut lines, mut told) = (Lines::default(), Vec::new());
+        lines.take(written, |line| told.push(line.to_owned()));
+        lines.end(|line| told.push(line.to_owned()));
+        told
+    }
+
+    #[test]
+    fn the_end_of_a_line_behind_a_cut_is_no_line() {
+        let long = "x".repeat(LONGEST_LINE);
+        for end in ["\n", "\r\n", ""] {
+            assert_eq!(
+                told(format!("{long}{long}{end}\nnext\n").as_bytes()).len(),
+                3 + usize::from(!end.is_empty())
+            );
+            assert_eq!(told(format!("{long}{end}").as_bytes()), *std::slice::from_ref(&long));
+        }
+        assert_eq!(told(b"\n\r\nlast"), ["", "", "last"]);
+    }
+
+    #[test]
+    fn a_long_line_is_cut_between_characters() {
+        // Of two, three and four bytes, and the cut at each place within.
+        for character in ["\u{e9}", "\u{20ac}", "\u{1f980}"] {
+            for ahead in 0..character.len() {
+                let line = format!("{}{}", "x".repeat(ahead), character.repeat(LONGEST_LINE));
+                let told = told(line.as_bytes());
+                assert!(told.iter().all(|part| part.len() <= LONGEST_LINE));
+                assert_eq!(told.concat(), line);
+            }
+        }
+        // What is no character is not waited for.
+        for wrong in [0x80, 0xff] {
+            assert_eq!(told(&vec![wrong; LONGEST_LINE]), ["\u{fffd}".repeat(LONGEST_LINE)]);
+        }
     }
 }
