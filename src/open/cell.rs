@@ -95,6 +95,10 @@ impl Launch {
     /// Whether the cell leads a process group of its own. Default: yes. Then all of the group is killed with the cell, and
     /// when the cell has ended: what it has started, unless that has made itself a group or a session of its own. Signals
     /// of a terminal (Ctrl-C) go to the host alone.
+    ///
+    /// What is left of the group when the cell ends by itself is killed only if this process learns of that end before the
+    /// system forgets the cell, and with it whose number the group has: not if this process ignores `SIGCHLD`, or if other
+    /// code in it reaps all of its children (`waitpid(-1)`).
     pub fn own_group(mut self, own: bool) -> Self {
         self.manner.group = own;
         self
