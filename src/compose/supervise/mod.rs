@@ -42,7 +42,9 @@
 //! | the process ends before it serves | it is tried again, [`Builder::start_attempts`] times, with [`Builder::backoff`]; then those that wait fail |
 //! | it ends while it serves | calls that were sent fail with [`CallError::CellEnded`](crate::CallError::CellEnded), unless their method is idempotent; the next call starts another, no sooner than the backoff allows |
 //! | it ends too often | calls fail at once ([`Builder::max_restarts`]), with how it ended last |
+//! | it lets go of its link, and does not end | it is killed after [`Builder::stop_grace`], with its process group; the next one is started then |
 //! | nobody has used it for a while | it is stopped ([`Builder::idle_stop`]) |
+//! | it is stopped, killed or closed while it starts | the process is killed; those that wait for it fail |
 //! | it does not end when it is told to | it is killed after [`Builder::stop_grace`], with its process group |
 //! | this process dies | so does the cell, unless [`Builder::outlives_host`] |
 //!

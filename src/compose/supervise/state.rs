@@ -17,7 +17,7 @@ pub enum State {
         /// Its id.
         process: u32,
     },
-    /// The process is being stopped.
+    /// The process is being stopped; or its link has ended, and it has yet to exit, or to be killed.
     Stopping,
     /// The process ended unasked, or could not be started.
     Ended {
