@@ -1,10 +1,16 @@
 //! Cells that are stopped when nobody uses them.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
-use adjoin::supervise::State;
+use adjoin::{Options, supervise::State};
 
-use super::{Rig, WorkerClient, run, until};
+use super::{Host, HostDispatcher, Rig, WorkerClient, run, until};
 
 /// One call after the other, none open when the cell is looked at, most often, and none through the gate.
 #[test]
@@ -21,5 +27,28 @@ fn a_cell_that_is_called_by_its_connection_is_in_use() {
         }
         until(|| cell.state() == State::Idle).await;
         assert_eq!(rig.starts(), 1);
+    });
+}
+
+/// Counts the calls of its cell.
+#[derive(Clone, Default)]
+struct Counts(Arc<AtomicU32>);
+
+impl Host for Counts {
+    async fn count(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn a_cell_that_calls_its_host_is_in_use() {
+    run(async {
+        let rig = Rig::new();
+        let counts = Counts::default();
+        let options = Options::new().serve(HostDispatcher::new(counts.clone()));
+        let cell = rig.builder().options(options).idle_stop(Duration::from_millis(50)).build();
+        WorkerClient::new(&cell).call_back(500).await.unwrap();
+        until(|| cell.state() == State::Idle).await;
+        assert_eq!(counts.0.load(Ordering::Relaxed), 500);
     });
 }

@@ -45,7 +45,15 @@ trait Worker {
     async fn have_child(&self) -> u32;
     /// Writes to its stderr from now on, as fast as that is read.
     async fn flood(&self);
+    /// Calls its host from now on, so many times, while no call of the host's is open.
+    async fn call_back(&self, times: u32);
     async fn double(&self, number: u32) -> u32;
+}
+
+/// What a host serves to its cell.
+#[adjoin::service]
+trait Host {
+    async fn count(&self);
 }
 
 struct Works;
@@ -100,6 +108,16 @@ impl Worker for Works {
                 while pipe.write_all(&[b'x'; 64 << 10]).is_ok() {}
             });
         }
+    }
+
+    async fn call_back(&self, times: u32) {
+        let host = HostClient::new(adjoin::Context::current().unwrap().connection());
+        tokio::spawn(async move {
+            for _ in 0..times {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+                host.count().await.unwrap();
+            }
+        });
     }
 
     async fn double(&self, number: u32) -> u32 {

@@ -313,6 +313,29 @@ fn a_peer_that_opens_and_closes_for_ever_costs_bounded_memory() {
 }
 
 #[test]
+fn whatever_is_opened_moves_the_activity_on_and_what_is_over_does_not_move_it_back() {
+    let mut scene = Scene::new();
+    let mut last = scene.session.activity();
+    let mut moves = |scene: &Scene, what: &str| {
+        let now = scene.session.activity();
+        assert!(now > last, "{what}");
+        last = now;
+    };
+    assert!(matches!(scene.request(1, &[]), Ok(Seen::Request { .. })));
+    moves(&scene, "a request");
+    scene.session.finish(ConnKey::ROOT, 1);
+    assert!(matches!(scene.request(1, &[]), Ok(Seen::Request { .. })));
+    moves(&scene, "another one with its id");
+    let conn = scene.accepted(1);
+    moves(&scene, "a connection");
+    assert!(matches!(scene.request_on(conn, 1, &[]), Ok(Seen::Request { .. })));
+    moves(&scene, "a request on it");
+    assert!(scene.session.close(conn).is_some());
+    scene.accepted(2);
+    moves(&scene, "a connection in place of it");
+}
+
+#[test]
 fn draining_refuses_requests_on_one_connection_or_on_all() {
     let mut scene = Scene::new();
     let conn = scene.accepted(1);
