@@ -131,9 +131,10 @@ impl HandshakeError {
     }
 }
 
-/// Whether the system refused since this process, or the whole system, has as many descriptors as it may.
+/// Whether the system refused since this process, or the whole system, has as many descriptors as it may; or the user as
+/// many on their way between processes, which the same limit bounds.
 fn is_descriptor_limit(error: &io::Error) -> bool {
-    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
+    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE | Errno::TOOMANYREFS))
 }
 
 /// Errors that mean that there are no descriptors left, or that the peer went away, are that.
@@ -325,6 +326,10 @@ pub(super) async fn host(
     let carried = [descriptor.as_fd(), host.as_fd(), theirs.as_fd()];
     let offered = control.send(&FromHost::Offer(offer), &carried).await;
     if let Err(error) = offered {
+        if !matches!(error, HandshakeError::Closed) {
+            let _ = control.send(&FromHost::Refuse(error.refusal()), &[]).await; // as above
+            return Err(error);
+        }
         // A guest that does not even look at an offer may have said so.
         return Err(match control.receive(FromGuest::descriptors).await {
             Ok((FromGuest::Refuse(refusal), _)) => HandshakeError::Refused(refusal),

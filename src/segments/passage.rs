@@ -70,13 +70,16 @@ impl Passage {
     /// Receives the descriptors of a message that has `announced` of them. `None`: the system has closed some, since
     /// this process may not have so many open. One system call, which does not wait.
     pub(super) fn receive(&self, announced: u32) -> Result<Option<Descriptors>, LinkEnd> {
-        let mut carried = Vec::new();
+        let (mut carried, mut reset) = (Vec::new(), false);
         loop {
             match descriptors::receive(self.0.as_fd(), &mut [0], &mut carried) {
                 Ok(Received { lost: true, .. }) => return Ok(None),
                 Ok(_) => break,
                 Err(error) => match Errno::from_io_error(&error) {
                     Some(Errno::INTR) => {}
+                    // Said once, by a peer that has closed its end with something of ours in it, and before what it has
+                    // sent itself.
+                    Some(Errno::CONNRESET) if !reset => reset = true,
                     Some(Errno::AGAIN | Errno::CONNRESET) => break,
                     _ => return Err(error.into()),
                 },

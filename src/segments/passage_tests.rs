@@ -132,3 +132,21 @@ async fn a_second_encoding_neither_loses_nor_doubles_descriptors() {
     drop((host, guest, writes));
     assert!(is_over(reads), "leaked");
 }
+
+/// The system tells of the packet that was lost first, and once. Fails where that is taken for the end of all packets.
+#[tokio::test]
+async fn what_a_peer_has_sent_arrives_also_if_it_ends_without_having_read() {
+    let (mut host, mut guest) = pair_for_test(&GEOMETRY, Waiting::Sleep).await;
+    let (reads, writes) = pipe().unwrap();
+    host.sender.send(&REQUEST, &mut Carrying(&writes, 1, 0, 100)).unwrap();
+    for _ in 0..3 {
+        guest.sender.send(&REQUEST, &mut Carrying(&writes, 1, 0, 100)).unwrap();
+    }
+    let _ = (host.sender.publish(), guest.sender.publish());
+    drop(guest);
+    let mut counter = Counter { most: usize::MAX, ..Counter::default() };
+    host.receiver.drain(&mut counter).unwrap();
+    assert_eq!((counter.messages, counter.carrying), (3, 3));
+    drop((host, writes));
+    assert!(is_over(reads), "leaked");
+}
