@@ -124,7 +124,9 @@ impl Settings {
     /// How many descriptors one message may carry: the arguments of a call, or its result. Default: 64; at most the 253
     /// that Linux passes at once. A call of this side with more is refused. One of the peer's is answered
     /// [`Rejected`](crate::CallError::Rejected), and an answer of the peer's is not read; either way the descriptors that
-    /// came are closed. With 0 the link carries none, and what is read from a Unix socket is not looked through for them.
+    /// came are closed. With 0 the link carries none, and what is read from a Unix socket is not looked through for them: a
+    /// call of the peer's with some is answered `InvalidPayload` then. It bounds a message, and not all that run: what
+    /// handlers hold is this times [`max_concurrent_requests`](Settings::max_concurrent_requests) at most.
     /// See `Descriptor`.
     pub fn max_descriptors(mut self, descriptors: u32) -> Self {
         self.max_descriptors = descriptors;

@@ -51,6 +51,7 @@ trait Files {
     async fn hang(&self, to: OwnedFd, begun: OwnedFd);
     async fn stream(&self) -> Rx<Descriptor>;
     async fn add(&self, a: u32, b: u32) -> u32;
+    async fn three(&self) -> Vec<OwnedFd>;
 }
 
 /// Another service of the same name: what this one calls the other does not know, or cannot read.
@@ -73,6 +74,10 @@ fn write(to: impl Into<Descriptor>, text: &str) {
 }
 
 impl Files for Plain {
+    async fn three(&self) -> Vec<OwnedFd> {
+        (0..3).map(|_| File::open("/dev/null").unwrap().into()).collect()
+    }
+
     async fn open(&self, path: String) -> Result<OwnedFd, String> {
         Ok(File::open(path).map_err(|error| error.to_string())?.into())
     }
@@ -427,7 +432,8 @@ async fn a_side_that_wants_none_refuses_those_of_both() {
         assert_eq!(all(reads).await, "", "{kind:?}");
         // What comes back nevertheless is closed, and its call has no result.
         let unread = files.maybe(true).await.unwrap_err();
-        assert!(matches!(unread, CallError::InvalidResponse(_)), "{kind:?}: {unread}");
+        let told = matches!(unread, CallError::InvalidResponse(_) | CallError::Unanswered { .. });
+        assert!(told, "{kind:?}: {unread}");
         assert!(works(&files).await, "{kind:?}");
     }
     for kind in [Kind::Local, Kind::Uds, Kind::ShmPath] {
@@ -516,4 +522,80 @@ fn a_plain_thread_passes_and_gets_descriptors() {
         let _inside = runtime.enter();
         drop((files, _far));
     }
+}
+
+/// A socket whose last close waits for two minutes: what it has to send, nobody takes.
+fn lingering() -> (OwnedFd, std::net::TcpStream) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut socket = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let reader = listener.accept().unwrap().0;
+    rustix::net::sockopt::set_socket_linger(&socket, Some(Duration::from_secs(120))).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    while socket.write(&[7; 64 << 10]).is_ok() {}
+    (socket.into(), reader)
+}
+
+/// Fails (hangs) where the driver closes itself what nobody takes.
+#[test]
+fn a_peers_socket_that_takes_its_time_to_close_holds_nobody_up() {
+    let _hang = Watchdog::seconds(60);
+    for kind in [Kind::Uds, Kind::ShmPath, Kind::Local] {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let serving = Options::new().serve(FilesDispatcher::new(Plain));
+            let (near, _far) = link(kind, Options::new(), serving).await;
+            let (files, other) = (FilesClient::new(&near), other::OtherClient::new(&near));
+            let (socket, _reader) = lingering();
+            let unknown = other.unknown(socket).await;
+            assert!(matches!(unknown, Err(CallError::UnknownMethod)), "{unknown:?}");
+            for number in 0..10 {
+                assert_eq!(files.add(number, 1).await.unwrap(), number + 1);
+            }
+        });
+        runtime.shutdown_background(); // which does not wait for it either
+    }
+}
+
+/// What the answer carried cannot be had: the caller is told which limit it is, and not that the peer is at fault.
+#[test]
+fn an_answer_with_more_descriptors_than_this_side_takes_names_the_limit() {
+    let _hang = Watchdog::seconds(60);
+    for kind in [Kind::Uds, Kind::ShmPath, Kind::Local] {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let serving = Options::new().serve(FilesDispatcher::new(Plain));
+            let near = Options::new().settings(Settings::default().max_descriptors(1));
+            let (near, _far) = link(kind, near, serving).await;
+            let files = FilesClient::new(&near);
+            match files.three().await {
+                Err(CallError::Unanswered { reason }) => {
+                    let named = reason.contains('3') && reason.contains("Settings::max_descriptors");
+                    assert!(named, "{kind:?}: {reason}");
+                }
+                other => panic!("{kind:?}: {other:?}"),
+            }
+            assert_eq!(files.add(1, 1).await.unwrap(), 2);
+        });
+    }
+}
+
+/// Fails where what another serializer has met is taken for what this one has.
+#[test]
+fn what_fails_by_itself_is_not_blamed_on_a_descriptor_that_failed_elsewhere() {
+    #[derive(Deserialize, Schema)]
+    #[postcard(crate = adjoin::postcard_schema)]
+    struct Stubborn;
+    impl Serialize for Stubborn {
+        fn serialize<S: serde::Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+            Err(serde::ser::Error::custom("stubborn"))
+        }
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let descriptor = Descriptor::from(OwnedFd::from(File::open("/dev/null").unwrap()));
+        assert!(postcard::to_extend(&descriptor, Vec::new()).is_err());
+        let (tx, _rx) = channel::<Stubborn>();
+        let refused = tx.send(Stubborn).await.unwrap_err();
+        assert!(matches!(refused, SendError::Refused(Refusal::Serialize(_))), "{refused:?}");
+    });
 }

@@ -50,6 +50,20 @@ impl Descriptors {
     }
 }
 
+impl Descriptors {
+    /// Closes descriptors that a peer has passed, and that nobody takes. Not here: the last close of what a stranger has made
+    /// may wait for as long as he likes, as that of a socket that lingers.
+    pub(crate) fn close_apart(self) {
+        if self.is_empty() {
+            return;
+        }
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(move || drop(self))),
+            Err(_) => drop(self), // a thread of the application's own
+        }
+    }
+}
+
 impl FromIterator<Fd> for Descriptors {
     fn from_iter<I: IntoIterator<Item = Fd>>(descriptors: I) -> Self {
         let list = VecDeque::from_iter(descriptors);
@@ -64,7 +78,7 @@ pub(crate) const MOST_DESCRIPTORS: usize = 253;
 pub(crate) const ANNOUNCED: &str = "adjoin-descriptors";
 
 #[cfg(target_os = "linux")]
-pub(crate) use self::socket::{Received, receive, send};
+pub(crate) use self::socket::{Received, probe, receive, send};
 
 #[cfg(target_os = "linux")]
 mod socket {
@@ -74,14 +88,16 @@ mod socket {
     };
 
     use rustix::{
+        fd::AsFd,
         fd::BorrowedFd,
         net::{
-            RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-            SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+            AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
+            SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg,
+            socketpair,
         },
     };
 
-    use super::{Fd, MOST_DESCRIPTORS};
+    use super::{Descriptors, Fd, MOST_DESCRIPTORS};
 
     /// What one `recvmsg` brought.
     #[derive(Clone, Copy, Debug)]
@@ -106,6 +122,13 @@ mod socket {
         }
         let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
         Ok(sendmsg(socket, &[IoSlice::new(bytes)], &mut ancillary, flags)?)
+    }
+
+    /// Whether the system passes these descriptors now: tried on a socket that nobody reads. Four system calls.
+    pub(crate) fn probe(descriptors: &Descriptors) -> io::Result<()> {
+        let (near, _far) = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+        let descriptors: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
+        send(near.as_fd(), &[0], &descriptors).map(drop)
     }
 
     /// One `recvmsg`, which does not wait. Descriptors are appended, and no program that this one starts inherits

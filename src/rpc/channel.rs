@@ -454,6 +454,7 @@ impl Unclaimed {
 
 impl Drop for Left {
     fn drop(&mut self) {
+        mem::take(&mut self.descriptors).close_apart();
         for channel in self.channels.drain(..) {
             channel.end(End::Reset);
             channel.let_go();

@@ -31,6 +31,7 @@ use super::{
     hub::{Hub, Local},
     incoming::{IncomingConnection, NOT_LISTENING},
     payload::Payload,
+    reason::Reason,
     respond::Responder,
     slot::{Answer, CallSlot, ConnectOutcome, Outcome},
     state::{ConnectionState, Guard},
@@ -305,6 +306,15 @@ impl<'h> Deliver<'h> {
         }
     }
 
+    /// What nobody took is closed.
+    #[cold]
+    fn let_go_of_descriptors(&mut self) {
+        self.session = None; // it may take its time
+        if let Some(Carried::Here(descriptors)) = self.carried.take().map(|carried| *carried) {
+            descriptors.close_apart();
+        }
+    }
+
     /// The handle of an open connection; `None` while it is closing.
     fn handle(&mut self, conn: ConnKey) -> Option<Connection> {
         let hub = self.hub;
@@ -341,6 +351,10 @@ impl<'h> Deliver<'h> {
         answer: Answered<'m>,
         channels: Unclaimed,
     ) -> Todo<'m> {
+        if let Some(Carried::Lost(why)) = self.carried.as_deref_mut() {
+            let why = mem::take(why);
+            return lost(call, why, channels);
+        }
         let channels = self.with_descriptors(channels);
         let kills = answer.verdict().is_none_or(Verdict::kills_channels);
         let dead = if kills { opened } else { Vec::new() };
@@ -412,6 +426,15 @@ impl<'h> Deliver<'h> {
     }
 }
 
+/// An answer whose descriptors could not be had: as if the peer could not send it. It ran, and its answer is not whole.
+#[cold]
+fn lost<'m>(call: Option<Arc<CallSlot>>, why: String, channels: Unclaimed) -> Todo<'m> {
+    let Some(slot) = call else { return Todo::Abandoned { dead: Vec::new(), channels } };
+    let payload = Payload::Copied(Verdict::Cancelled.bytes().to_vec());
+    let metadata = Some(Box::new(Reason::Unsent(why).to_metadata()));
+    Todo::Complete { slot, answer: Answer { payload, channels, metadata }, dead: Vec::new() }
+}
+
 /// The peer has ended a connection: how, before anybody finds it closed. Under the session's lock.
 fn connection_goodbye<'m>(open: LeftOpen<Local>, reason: &str) -> Todo<'m> {
     let end = ConnectionEnd::Goodbye { reason: reason.into() };
@@ -477,7 +500,7 @@ impl Sink for Deliver<'_> {
             Err(breach) => self.breach(breach),
         }
         if self.carried.is_some() {
-            self.carried = None; // what nobody took is closed
+            self.let_go_of_descriptors();
         }
         self.end.is_none()
     }

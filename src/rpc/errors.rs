@@ -245,7 +245,7 @@ pub enum Refusal {
     HandleMisplaced,
     /// A descriptor was passed on a link that carries none: a byte stream that is no Unix socket.
     #[error(
-        "{count} descriptors were passed, and this link carries none: only Unix sockets, shared memory and links within a process do"
+        "{count} descriptors were passed, and this link carries none: only Unix sockets, shared memory and links within a process do, unless Settings::max_descriptors is 0"
     )]
     DescriptorsNotCarried {
         /// How many were passed.
@@ -253,7 +253,7 @@ pub enum Refusal {
     },
     /// The method returns a descriptor, and the link carries none.
     #[error(
-        "the method returns a descriptor, and this link carries none: only Unix sockets, shared memory and links within a process do"
+        "the method returns a descriptor, and this link carries none: only Unix sockets, shared memory and links within a process do, unless Settings::max_descriptors is 0"
     )]
     DescriptorNotReturned,
     /// More descriptors in one message than it may carry.

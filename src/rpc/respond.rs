@@ -107,7 +107,7 @@ impl Responder {
                     return scope::encoding(first_id, &mut || result.encode(out));
                 }
                 // "and not inside an error type": no scope, so that a handle refuses.
-                result.encode(out).map_err(scope::fault_without_scope)?;
+                scope::without_scope(|| result.encode(out))?;
                 Ok(None)
             })
         })
@@ -227,7 +227,7 @@ fn recorded(recorder: Recorder, result: &dyn Returned, hub: &Hub) -> Option<Arc<
     impl Body for Plain<'_> {
         fn encode(&mut self, out: &mut Encoder<'_>) -> Result<(), EncodeFault> {
             out.extend(self.0.verdict().bytes());
-            self.0.encode(out).map_err(scope::fault_without_scope)?;
+            scope::without_scope(|| self.0.encode(out))?;
             self.1.check_payload(out.len())
         }
     }

@@ -229,8 +229,9 @@ pub(crate) fn claim_descriptor() -> Option<Fd> {
     DECODING.with_borrow_mut(|scope| scope.as_mut()?.claim_descriptor())
 }
 
-/// Why a value outside of a scope could not be encoded: because of a handle in it, or because of itself.
+/// Encodes a value outside of a scope. What it fails with is a handle in it, or itself.
 #[inline]
-pub(crate) fn fault_without_scope(error: postcard::Error) -> EncodeFault {
-    MISPLACED.take().map_or(EncodeFault::Serialize(error), EncodeFault::Handle)
+pub(crate) fn without_scope(encode: impl FnOnce() -> postcard::Result<()>) -> Result<(), EncodeFault> {
+    MISPLACED.set(None); // what was met by other serializers
+    encode().map_err(|error| MISPLACED.take().map_or(EncodeFault::Serialize(error), EncodeFault::Handle))
 }

@@ -11,7 +11,7 @@ mod socket;
 
 use std::collections::VecDeque;
 
-pub(super) use self::socket::{carries, is_crowded, poll_read, poll_write};
+pub(super) use self::socket::{carries, is_crowded, poll_read, poll_write, probe};
 use crate::{
     error::LinkEnd,
     link::{
@@ -30,8 +30,9 @@ pub(super) struct Outbox {
     metadata: Vec<u8>,
 }
 
-/// Descriptors that wait in a sender at most; messages with more wait until they are gone.
-const MOST_WAITING: usize = 4 * MOST_DESCRIPTORS;
+/// Descriptors that wait in a sender at most, for a peer that does not read: what one message may have. Messages with more
+/// wait until they are gone.
+const MOST_WAITING: usize = MOST_DESCRIPTORS;
 
 impl Outbox {
     /// Whether so many more may wait. Any number may where none do.
@@ -85,6 +86,12 @@ impl Outbox {
 #[derive(Default)]
 pub(super) struct Inbox {
     packets: VecDeque<Option<Descriptors>>,
+}
+
+impl Drop for Inbox {
+    fn drop(&mut self) {
+        self.packets.drain(..).flatten().for_each(Descriptors::close_apart);
+    }
 }
 
 /// Packets that wait at most: see the module's documentation.

@@ -207,6 +207,9 @@ impl<W: AsyncWrite + Unpin + Send + 'static> Sender for StreamSender<W> {
         if !self.takes(frame) {
             return Err(self.full(frame));
         }
+        if !descriptors.is_empty() {
+            carried::probe(&descriptors).map_err(SendFault::Encode)?;
+        }
         self.compact();
         if !descriptors.is_empty() {
             self.carried.push(self.buffer.len(), descriptors);

@@ -28,7 +28,7 @@ pub(super) fn encode_plain<T: Serialize + 'static>(
     value: &T,
     out: &mut Encoder<'_>,
 ) -> Result<(), EncodeFault> {
-    encode_value(value, out).map_err(scope::fault_without_scope)
+    scope::without_scope(|| encode_value(value, out))
 }
 
 /// Sends one element on a channel, wherever it leads. A sender whose receiver keeps up lets other tasks run

@@ -6,7 +6,10 @@ use std::{
 };
 
 use super::Inbox;
-use crate::{error::LinkEnd, link::descriptors::Descriptors};
+use crate::{
+    error::LinkEnd,
+    link::{EncodeFault, descriptors::Descriptors},
+};
 
 /// Whether a half of a stream carries descriptors.
 pub(in super::super) fn carries<H: 'static>(_: &H) -> bool {
@@ -21,6 +24,11 @@ pub(in super::super) fn poll_write<W: 'static>(
     _: &Descriptors,
 ) -> Poll<io::Result<usize>> {
     Poll::Ready(Err(io::ErrorKind::Unsupported.into()))
+}
+
+/// Whether the system passes these descriptors now.
+pub(in super::super) fn probe(_: &Descriptors) -> Result<(), EncodeFault> {
+    Ok(())
 }
 
 /// Whether the system has too many descriptors under way to take more.

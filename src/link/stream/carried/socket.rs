@@ -19,7 +19,10 @@ use tokio::{
 use super::Inbox;
 use crate::{
     error::LinkEnd,
-    link::descriptors::{self, Descriptors},
+    link::{
+        EncodeFault,
+        descriptors::{self, Descriptors},
+    },
 };
 
 /// The socket that a half of a stream belongs to, if it carries descriptors. The choice is made by type, and the
@@ -52,6 +55,13 @@ pub(in super::super) fn poll_write<W: 'static>(
             sent => return Poll::Ready(sent),
         }
     }
+}
+
+/// Whether the system passes these descriptors now. Asked before their message is committed: behind that, a refusal would be
+/// all that follow's, and not its own.
+pub(in super::super) fn probe(descriptors: &Descriptors) -> Result<(), EncodeFault> {
+    descriptors::probe(descriptors)
+        .map_err(|error| EncodeFault::Descriptor { code: error.raw_os_error().unwrap_or_default() })
 }
 
 /// Whether the system has too many descriptors under way to take more: somebody has to receive some first.
