@@ -20,13 +20,13 @@ use std::{
 use smallvec::SmallVec;
 
 use super::{
+    carried::Carried,
     channel::{Channel, End, Unclaimed, Way},
     clock::now,
     connect::Connecting,
     connection::Connection,
     dispatch::IncomingRequest,
     elements::{Elements, Kept},
-    errors::refusal,
     handler::Handler,
     hub::{Hub, Local},
     incoming::{IncomingConnection, NOT_LISTENING},
@@ -58,13 +58,6 @@ pub(crate) struct Deliver<'h> {
     end: Option<LinkEnd>,
     /// What came with the message at hand. One word, since nearly always that is nothing.
     carried: Option<Box<Carried>>,
-}
-
-/// The descriptors of a message.
-enum Carried {
-    Here(Descriptors),
-    /// They were closed: more than this side takes, or than it can have open.
-    Lost(String),
 }
 
 /// Elements of one channel that came one behind the other: looked up once, and put into the channel's queue
@@ -442,9 +435,6 @@ fn connection_goodbye<'m>(open: LeftOpen<Local>, reason: &str) -> Todo<'m> {
     Todo::ConnectionOver(open, end)
 }
 
-/// What is said of descriptors that the system has closed.
-const NO_ROOM: &str = "this process may not have so many descriptors open (RLIMIT_NOFILE)";
-
 /// Whether the channels of a message lie where the peer may put them.
 fn check_slots(hub: &Hub, channels: &[ChannelRef]) -> Result<(), LinkEnd> {
     if channels.is_empty() {
@@ -468,13 +458,7 @@ fn decide(hub: &Hub, incoming: IncomingConnection) {
 
 impl Sink for Deliver<'_> {
     fn descriptors(&mut self, descriptors: Option<Descriptors>) {
-        let carried = match descriptors {
-            Some(descriptors) => match self.hub.check_descriptors(descriptors.len()) {
-                Ok(()) => Carried::Here(descriptors),
-                Err(fault) => Carried::Lost(refusal(fault).to_string()),
-            },
-            None => Carried::Lost(NO_ROOM.into()),
-        };
+        let carried = Carried::arrived(self.hub, descriptors);
         if let Carried::Lost(why) = &carried {
             self.session = None; // a subscriber may send the log over this very link
             tracing::warn!(why, "the descriptors of a message were closed");

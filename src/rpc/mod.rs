@@ -7,6 +7,7 @@
 //! | `connect`, `incoming` | virtual connections, opened from either side |
 //! | `call`, `raw_call`, `slot`, `block` | a call of ours, without its types, where its answer arrives, waiting on a plain thread |
 //! | `caller` | what calls go out on |
+//! | `carried` | the descriptors that came with a message |
 //! | `reason` | why a call was cancelled, where the peer tells |
 //! | `dispatch`, `handler`, `respond`, `context` | a request of the peer's, what serves it, its one answer, what its handler can know |
 //! | `intercept` | what stands around calls |
@@ -25,6 +26,7 @@ mod block;
 pub(crate) mod bytes;
 pub(crate) mod call;
 pub(crate) mod caller;
+mod carried;
 mod channel;
 pub(crate) mod clock;
 pub(crate) mod connect;

@@ -1,0 +1,28 @@
+//! The descriptors that came with a message, until somebody takes them.
+
+use super::{errors::refusal, hub::Hub};
+use crate::link::descriptors::Descriptors;
+
+/// The descriptors of a message.
+pub(super) enum Carried {
+    Here(Descriptors),
+    /// They were closed: more than this side takes, or than it can have open.
+    Lost(String),
+}
+
+/// What is said of descriptors that the system has closed.
+const NO_ROOM: &str = "this process may not have so many descriptors open (RLIMIT_NOFILE)";
+
+impl Carried {
+    /// What came: `None`, if the system has closed it.
+    pub(super) fn arrived(hub: &Hub, descriptors: Option<Descriptors>) -> Self {
+        let Some(descriptors) = descriptors else { return Carried::Lost(NO_ROOM.into()) };
+        match hub.check_descriptors(descriptors.len()) {
+            Ok(()) => Carried::Here(descriptors),
+            Err(fault) => {
+                descriptors.close_apart();
+                Carried::Lost(refusal(fault).to_string())
+            }
+        }
+    }
+}
