@@ -64,6 +64,17 @@ pub enum LinkEnd {
         /// How many came; they are closed.
         arrived: usize,
     },
+    /// The peer passes descriptors that nobody takes, and whose close takes its time: more of them waited for theirs than
+    /// [`Settings::max_held_descriptors`](crate::Settings::max_held_descriptors) allows.
+    #[error(
+        "{waiting} descriptors of the peer's wait to be closed, at most {limit} may (Settings::max_held_descriptors)"
+    )]
+    Unclosed {
+        /// How many waited.
+        waiting: usize,
+        /// How many may.
+        limit: usize,
+    },
     /// The system refused to carry the link on.
     #[error("the link failed: {0}")]
     Io(#[source] Arc<io::Error>),

@@ -23,6 +23,8 @@ pub struct Settings {
     pub(crate) max_parked_messages: u32,
     pub(crate) max_nesting: u32,
     pub(crate) max_descriptors: u32,
+    pub(crate) max_held_descriptors: u32,
+    pub(crate) descriptor_timeout: Duration,
     pub(crate) handshake_timeout: Duration,
     pub(crate) send_buffer: u32,
     pub(crate) ring_bytes: u32,
@@ -45,6 +47,8 @@ impl Default for Settings {
             max_parked_messages: 65_536,
             max_nesting: strict::NESTING,
             max_descriptors: 64,
+            max_held_descriptors: 256,
+            descriptor_timeout: Duration::from_secs(1),
             handshake_timeout: Duration::from_secs(5),
             send_buffer: 256 << 10,
             ring_bytes: 1 << 20,
@@ -124,12 +128,32 @@ impl Settings {
     /// How many descriptors one message may carry: the arguments of a call, or its result. Default: 64; at most the 253
     /// that Linux passes at once. A call of this side with more is refused. One of the peer's is answered
     /// [`Rejected`](crate::CallError::Rejected), and an answer of the peer's is not read; either way the descriptors that
-    /// came are closed. With 0 the link carries none, and what is read from a Unix socket is not looked through for them: a
-    /// call of the peer's with some is answered `InvalidPayload` then. It bounds a message, and not all that run: what
-    /// handlers hold is this times [`max_concurrent_requests`](Settings::max_concurrent_requests) at most.
-    /// See `Descriptor`.
+    /// came are closed. With 0 the link carries none.
+    ///
+    /// As many, at most, are under way to a peer that has not received them: calls with more wait, so that a peer that does
+    /// not read uses up little of what this user's processes may have under way. See `Descriptor`.
     pub fn max_descriptors(mut self, descriptors: u32) -> Self {
         self.max_descriptors = descriptors;
+        self
+    }
+
+    /// How many descriptors of the peer's requests may be here at once, on all connections of the link. Default: 256. A
+    /// request with more is answered [`Rejected`](crate::CallError::Rejected), and its descriptors are closed.
+    ///
+    /// A request's descriptors count until its handler is gone, whatever the handler does with them. It is also what may wait
+    /// to be closed: where a peer passes descriptors that nobody takes and whose close takes its time, more of them end the
+    /// link with [`LinkEnd::Unclosed`](crate::LinkEnd::Unclosed).
+    pub fn max_held_descriptors(mut self, descriptors: u32) -> Self {
+        self.max_held_descriptors = descriptors;
+        self
+    }
+
+    /// How long a call, or an answer, with descriptors waits while the system passes no more of this user's: all his
+    /// processes together have as many under way, that nobody has received, as `RLIMIT_NOFILE` allows (unless they are
+    /// privileged). Default: 1 s. Then the call is refused with
+    /// [`Refusal::DescriptorsCrowded`](crate::Refusal::DescriptorsCrowded). Others of the link go on meanwhile.
+    pub fn descriptor_timeout(mut self, time: Duration) -> Self {
+        self.descriptor_timeout = time;
         self
     }
 

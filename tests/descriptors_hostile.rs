@@ -8,9 +8,9 @@ mod common;
 use std::{
     collections::VecDeque,
     fs::File,
-    io::IoSlice,
+    io::{IoSlice, IoSliceMut},
     mem::MaybeUninit,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
 };
 
 use adjoin::{CallError, Connection, LinkEnd, Options, Refusal, Rx, channel, stream};
@@ -20,18 +20,24 @@ use common::{
     wire::{Message, MetadataValue, Request},
 };
 use rustix::{
-    net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg},
+    net::{
+        RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+        SendFlags, recvmsg, sendmsg,
+    },
     process::{Resource, Rlimit, getrlimit, setrlimit},
 };
 use tokio::{io::AsyncReadExt, net::UnixStream};
 
 const TAKE: u64 = 7;
+const HOLD: u64 = 8;
 
 #[adjoin::service]
 trait Files {
     #[adjoin(id = 7)]
     async fn take(&self, all: Vec<OwnedFd>) -> u32;
     async fn numbers(&self, numbers: Rx<u32>, to: OwnedFd) -> u32;
+    #[adjoin(id = 8)]
+    async fn hold(&self, all: Vec<OwnedFd>) -> u32;
 }
 
 struct Plain;
@@ -47,6 +53,10 @@ impl Files for Plain {
             sum += number;
         }
         sum
+    }
+
+    async fn hold(&self, _all: Vec<OwnedFd>) -> u32 {
+        std::future::pending().await
     }
 }
 
@@ -100,6 +110,25 @@ impl Raw {
         self.write(&take(request_id, stand, announced).frame(), &carried).await;
     }
 
+    /// Takes what is there, and says how many descriptors came with it. The link does not run meanwhile.
+    fn drain(&self) -> usize {
+        let (mut bytes, mut count) = ([0; 64 << 10], 0);
+        loop {
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(253))];
+            let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+            let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+            let read = recvmsg(&self.socket, &mut [IoSliceMut::new(&mut bytes)], &mut ancillary, flags);
+            if !read.is_ok_and(|read| read.bytes > 0) {
+                return count;
+            }
+            for message in ancillary.drain() {
+                if let RecvAncillaryMessage::ScmRights(rights) = message {
+                    count += rights.count();
+                }
+            }
+        }
+    }
+
     /// The next message; `None` at the end.
     async fn hear(&mut self) -> Option<Message> {
         loop {
@@ -131,11 +160,15 @@ impl Raw {
 }
 
 fn take(request_id: u64, stand: u8, announced: Option<u64>) -> Message {
+    call(TAKE, request_id, stand, announced)
+}
+
+fn call(method_id: u64, request_id: u64, stand: u8, announced: Option<u64>) -> Message {
     let metadata = announced.map(|count| ("adjoin-descriptors".to_owned(), MetadataValue::U64(count)));
     let mut payload = vec![stand];
     payload.extend(0..stand);
     let metadata = metadata.into_iter().collect();
-    Message::Request(Request { request_id, method_id: TAKE, metadata, payload, ..Request::default() })
+    Message::Request(Request { request_id, method_id, metadata, payload, ..Request::default() })
 }
 
 /// Runs a test alone in its process, and looks that nothing is left open.
@@ -210,19 +243,36 @@ fn descriptors_that_do_not_come_cost_the_call_alone() {
 }
 
 #[test]
-fn descriptors_that_nobody_announces_end_the_link_before_they_are_many() {
+fn descriptors_that_nobody_announces_end_the_link() {
     alone(async {
         let (mut raw, link) = Raw::connected().await;
         let carried: Vec<_> = (0..253).map(|_| null()).collect();
-        for request in 1..=2 {
-            raw.take(request, 0, None, &carried).await;
-            assert_eq!(raw.answer(request).await.0, [OK, 0]);
-        }
-        assert!(Counts::now().descriptors < 3 * 253 + 100, "two packets wait at most");
-        raw.take(3, 0, None, &carried).await;
+        raw.take(1, 0, None, &carried).await;
         let end = link.closed().await;
         assert!(matches!(end, LinkEnd::Descriptors { announced: 0, arrived: 253 }), "{end:?}");
-        assert!(raw.hear().await.is_none());
+        while raw.hear().await.is_some() {}
+        // Two frames that are cut in the middle of the second: its own packet may wait for the rest of it, and no other.
+        let (mut raw, link) = Raw::connected().await;
+        let one = take(1, 1, Some(1)).frame();
+        for cut in 0..2 {
+            raw.write(&one[cut..=cut], &[null().as_fd()]).await;
+            tokio::task::yield_now().await;
+        }
+        raw.write(&one[2..3], &[null().as_fd()]).await;
+        let end = link.closed().await;
+        assert!(matches!(end, LinkEnd::Descriptors { announced: 0, arrived: 1 }), "{end:?}");
+        while raw.hear().await.is_some() {}
+    });
+}
+
+/// Fails where what nobody has announced is kept: it holds the socket open whose end is waited for.
+#[test]
+fn a_peer_that_hands_over_its_own_socket_and_goes_leaves_no_link() {
+    alone(async {
+        let (raw, link) = Raw::connected().await;
+        raw.write(&take(1, 0, None).frame(), &[raw.socket.as_fd()]).await;
+        drop(raw);
+        link.closed().await;
     });
 }
 
@@ -330,5 +380,133 @@ fn what_goes_out_announces_what_goes_with_it_and_nothing_else() {
             assert_eq!(metadata, expected);
             assert_eq!(payload.first(), Some(&(carried as u8)));
         }
+    });
+}
+
+/// Fails where calls are sent for as long as the socket has room: all three hundred are under way then.
+#[test]
+fn no_more_are_under_way_to_a_peer_that_does_not_read_than_one_message_may_have() {
+    alone(async {
+        let (raw, link) = Raw::connected().await;
+        let files = FilesClient::new(&link);
+        let calls: Vec<_> = (0..10)
+            .map(|_| tokio::spawn(files.take((0..30).map(|_| null()).collect()).into_future()))
+            .collect();
+        let (mut came, mut rounds) = (0, 0);
+        while came < 300 {
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+            let count = raw.drain();
+            assert!(count <= 64, "{count}");
+            came += count;
+            rounds += usize::from(count > 0);
+        }
+        assert!((5..=10).contains(&rounds), "{rounds}: two messages are under way at once");
+        drop(raw);
+        for call in calls {
+            assert!(matches!(call.await.unwrap(), Err(CallError::Ended(_))));
+        }
+    });
+}
+
+#[test]
+fn descriptors_of_requests_that_run_are_bounded_together() {
+    alone(async {
+        let (mut raw, _link) = Raw::connected().await;
+        let carried: Vec<_> = (0..64).map(|_| null()).collect();
+        let carried: Vec<_> = carried.iter().map(AsFd::as_fd).collect();
+        for request in 1..=4 {
+            raw.write(&call(HOLD, request, 64, Some(64)).frame(), &carried).await;
+        }
+        raw.write(&take(5, 1, Some(1)).frame(), &carried[..1]).await;
+        let (payload, metadata) = raw.answer(5).await;
+        assert_eq!(payload, CANCELLED);
+        assert!(metadata.contains("256") && metadata.contains("max_held_descriptors"), "{metadata}");
+        raw.write(&take(6, 0, None).frame(), &[]).await;
+        assert_eq!(raw.answer(6).await.0, [OK, 0], "what has none is taken");
+        // One is over: as many find room again.
+        raw.write(&Message::Cancel { conn_id: 0, request_id: 1 }.frame(), &[]).await;
+        assert_eq!(raw.answer(1).await.0, CANCELLED);
+        for request in 7..20 {
+            raw.write(&take(request, 64, Some(64)).frame(), &carried).await;
+            assert_eq!(raw.answer(request).await.0, [OK, 64]);
+        }
+    });
+}
+
+/// Fails where what the system refuses is found out behind the commit: the link ends with it.
+#[test]
+fn what_the_peers_socket_does_not_take_is_refused_to_the_call_alone() {
+    alone(async {
+        let (mut raw, link) = Raw::connected().await;
+        let off: libc::c_int = 0;
+        // SAFETY: in bounds, aligned, alone, alive: the option is an `int`, which `off` is.
+        let set = unsafe {
+            let (off, len) = (std::ptr::from_ref(&off).cast(), size_of_val(&off) as libc::socklen_t);
+            libc::setsockopt(raw.socket.as_raw_fd(), libc::SOL_SOCKET, SO_PASSRIGHTS, off, len)
+        };
+        if set != 0 {
+            return; // before Linux 6.16
+        }
+        let files = FilesClient::new(&link);
+        let refused = files.take(vec![null()]).await.unwrap_err();
+        let CallError::Refused(Refusal::DescriptorUnpassed { code: libc::EPERM }) = refused else {
+            panic!("{refused}")
+        };
+        let call = tokio::spawn(files.take(Vec::new()).into_future());
+        assert!(matches!(raw.hear().await, Some(Message::Request(_))));
+        call.abort();
+    });
+}
+
+/// Newer than the headers of some systems.
+const SO_PASSRIGHTS: libc::c_int = 83;
+
+/// A socket whose last close waits for two minutes, or until the other one is closed: what it has to send, nobody takes.
+fn lingering() -> (OwnedFd, std::net::TcpStream) {
+    use std::io::Write;
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut socket = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let reader = listener.accept().unwrap().0;
+    let long = std::time::Duration::from_secs(120);
+    rustix::net::sockopt::set_socket_linger(&socket, Some(long)).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    while socket.write(&[7; 64 << 10]).is_ok() {}
+    (socket.into(), reader)
+}
+
+/// Fails (hangs) where the system closes what is left in a socket together with the socket, or what is refused is closed by
+/// the task that refuses it.
+#[test]
+fn what_takes_its_time_to_close_holds_up_neither_a_link_nor_its_end() {
+    for announced in [Some(2), None] {
+        alone(async {
+            let (raw, link) = Raw::connected().await;
+            let (socket, reader) = lingering();
+            raw.take(1, 2, announced, &[socket]).await;
+            link.closed().await;
+            // The runtime has one thread, and goes on.
+            let (mut other, _link) = Raw::connected().await;
+            other.take(1, 0, None, &[]).await;
+            assert_eq!(other.answer(1).await.0, [OK, 0]);
+            drop(reader);
+        });
+    }
+    alone(async {
+        let (raw, link) = Raw::connected().await;
+        let (socket, reader) = lingering();
+        // Nobody reads this before the link is over: the first packet ends it.
+        raw.take(1, 0, None, &[null()]).await;
+        raw.take(1, 1, Some(1), &[socket]).await;
+        link.closed().await;
+        drop(link);
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        let (mut other, _link) = Raw::connected().await;
+        other.take(1, 0, None, &[]).await;
+        assert_eq!(other.answer(1).await.0, [OK, 0]);
+        drop(reader);
     });
 }

@@ -13,7 +13,7 @@
 #[cfg(test)]
 mod tests;
 
-use super::message::{Brought, ChannelRef, CreditSlot, Head, Message};
+use super::message::{Brought, ChannelRef, CreditSlot, EncodeFault, Head, MAX_ENTRIES, MAX_TOTAL, Message};
 use crate::error::Violation;
 
 /// The longest message of a link with the given maximum payload, in bytes: the payload, and what may stand
@@ -81,30 +81,74 @@ pub(crate) fn encode_head(head: &Head<'_>, channels: &[ChannelRef], payload_len:
 
 /// Appends to `out` a list of entries that is encoded already, with one more, a number, at its end. The codec decodes
 /// what it encodes, so a list that is none is one without entries.
-pub(crate) fn put_metadata_with(metadata: &[u8], key: &str, number: u64, out: &mut Vec<u8>) {
-    let mut entries = Reader { rest: metadata };
-    let count = entries.u64().unwrap_or(0);
-    put(out, [count.saturating_add(1)]);
-    out.extend_from_slice(entries.rest);
+///
+/// # Errors
+///
+/// The list has as many entries as it may, or as many bytes.
+pub(crate) fn put_metadata_with(
+    metadata: &[u8],
+    key: &str,
+    number: u64,
+    out: &mut Vec<u8>,
+) -> Result<(), EncodeFault> {
+    let (mut count, mut bytes) = (1, key.len() + size_of_val(&number));
+    for (key, value) in entries(metadata) {
+        count += 1;
+        bytes += key.len() + value.len();
+    }
+    for (what, value, limit) in
+        [("the number of entries", count, MAX_ENTRIES), ("the length in all", bytes, MAX_TOTAL)]
+    {
+        if value > limit {
+            return Err(EncodeFault::Metadata { what, value, limit });
+        }
+    }
+    let mut list = Reader { rest: metadata };
+    let _ = list.u64(); // the number of entries
+    put(out, [count as u64]);
+    out.extend_from_slice(list.rest);
     put_bytes(out, key.as_bytes());
     put(out, [value::U64, number]);
+    Ok(())
 }
 
 /// The number that the last entry with this key has, in a list of entries that was decoded.
 pub(crate) fn number_in_metadata(metadata: &[u8], key: &str) -> Option<u64> {
-    let mut entries = Reader { rest: metadata };
-    let mut found = None;
-    for _ in 0..entries.u64().ok()? {
-        let name = entries.str().ok()?;
-        match entries.u64().ok()? {
-            value::U64 => {
-                let number = entries.u64().ok()?;
-                found = if name == key { Some(number) } else { found };
-            }
-            _ => drop(entries.bytes().ok()?),
+    let numbers = entries(metadata).filter_map(|(name, value)| match value {
+        Entry::Number(number) if name == key => Some(number),
+        _ => None,
+    });
+    numbers.last()
+}
+
+/// The value of an entry of metadata.
+enum Entry<'a> {
+    Bytes(&'a [u8]),
+    Number(u64),
+}
+
+impl Entry<'_> {
+    /// Its bytes, as `call.metadata.limits` counts them.
+    fn len(&self) -> usize {
+        match self {
+            Entry::Bytes(bytes) => bytes.len(),
+            Entry::Number(number) => size_of_val(number),
         }
     }
-    found
+}
+
+/// The entries of a list that was decoded, or encoded here.
+fn entries(metadata: &[u8]) -> impl Iterator<Item = (&str, Entry<'_>)> {
+    let mut list = Reader { rest: metadata };
+    let count = list.u64().unwrap_or(0);
+    (0..count).map_while(move |_| {
+        let key = list.str().ok()?;
+        let value = match list.u64().ok()? {
+            value::U64 => Entry::Number(list.u64().ok()?),
+            _ => Entry::Bytes(list.bytes().ok()?),
+        };
+        Some((key, value))
+    })
 }
 
 /// Decodes the one message that `frame` is. Its channels are left in `channels`, which is reused from call

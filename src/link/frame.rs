@@ -194,6 +194,11 @@ impl Deframer {
         self.end = self.end.saturating_add(len).min(self.buffer.len());
     }
 
+    /// Bytes that arrived and were not handed out.
+    pub(crate) fn left(&self) -> usize {
+        self.end - self.start
+    }
+
     /// The next message that has arrived whole.
     ///
     /// # Errors

@@ -25,7 +25,7 @@ use std::{
 use super::{
     Body, ChannelRef, Head, Limits, Parts, Publish, Receiver, Role, SendFault, Sender, Sink,
     codec::{encode_head, message_limit, take_message},
-    descriptors::Descriptors,
+    descriptors::{Closer, Descriptors, MOST_DESCRIPTORS},
     message::encode_carrying,
     stream::BATCH,
 };
@@ -50,6 +50,7 @@ fn parts(role: Role, limits: Limits, settings: &Settings, out: Arc<Pipe>, into: 
     let sender = MemorySender {
         pipe: out,
         capacity: usize::try_from(settings.send_buffer).unwrap_or(usize::MAX),
+        most_carried: (settings.max_descriptors as usize).min(MOST_DESCRIPTORS),
         max_message: message_limit(limits.max_payload_size),
         refused: 0,
         starved: false,
@@ -64,6 +65,7 @@ fn parts(role: Role, limits: Limits, settings: &Settings, out: Arc<Pipe>, into: 
         batch: Vec::new(),
         carried: Carried::default(),
         taken: 0,
+        closer: Closer::new(settings.max_held_descriptors as usize),
         channels: Vec::new(),
         driver: None,
         spins: settings.waiting == Waiting::Spin,
@@ -119,6 +121,12 @@ impl State {
     fn takes(&self, len: usize, capacity: usize) -> bool {
         self.queue.is_empty() || self.queue.len().saturating_add(len) <= capacity
     }
+
+    /// Whether, with so many descriptors more, more than `most` would wait, and some do already.
+    fn carries(&self, count: usize, most: usize) -> bool {
+        let waiting: usize = self.carried.iter().map(|(_, descriptors)| descriptors.len()).sum();
+        waiting > 0 && waiting + count > most
+    }
 }
 
 /// The descriptors that messages carry, by where in the queue their message begins.
@@ -128,6 +136,8 @@ struct MemorySender {
     pipe: Arc<Pipe>,
     /// The bytes that may wait in the queue.
     capacity: usize,
+    /// The descriptors that may wait there, but for a single message.
+    most_carried: usize,
     max_message: usize,
     /// The message, in bytes, that was refused last.
     refused: usize,
@@ -162,6 +172,10 @@ impl Sender for MemorySender {
             return Err(SendFault::Full);
         }
         if !descriptors.is_empty() {
+            if state.carries(descriptors.len(), self.most_carried) {
+                self.refused = usize::MAX; // until all that waits is gone
+                return Err(SendFault::Full);
+            }
             let at = state.queue.len();
             state.carried.push_back((at, descriptors));
         }
@@ -226,6 +240,8 @@ struct MemoryReceiver {
     batch: Vec<u8>,
     carried: Carried,
     taken: usize,
+    /// Who closes descriptors that nobody takes.
+    closer: Arc<Closer>,
     /// Scratch of one message.
     channels: Vec<ChannelRef>,
     driver: Option<Waker>,
@@ -243,7 +259,7 @@ impl MemoryReceiver {
             if self.carried.front().is_some_and(|(at, _)| *at == self.taken)
                 && let Some((_, descriptors)) = self.carried.pop_front()
             {
-                sink.descriptors(Some(descriptors));
+                sink.descriptors(Some(descriptors.passed(&self.closer)));
             }
             self.taken = self.batch.len() - rest.len();
             count += 1;

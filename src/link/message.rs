@@ -78,6 +78,12 @@ impl Brought<'_> {
     }
 }
 
+/// Entries of metadata at most (`call.metadata.limits`).
+pub(crate) const MAX_ENTRIES: usize = 128;
+
+/// Bytes of all keys and values of metadata together at most.
+pub(crate) const MAX_TOTAL: usize = 64 << 10;
+
 /// A channel as a Request or Response names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct ChannelRef {
@@ -137,6 +143,10 @@ pub(crate) enum EncodeFault {
     TooManyDescriptors { count: usize, limit: usize },
     /// The system does not pass a descriptor: the number of its error.
     Descriptor { code: i32 },
+    /// The system passes none of this user's at the moment: too many that nobody has received are under way.
+    Crowded,
+    /// The metadata has no room for what the link adds to it.
+    Metadata { what: &'static str, value: usize, limit: usize },
 }
 
 /// Why a channel's handle or a descriptor could not be passed in a call.

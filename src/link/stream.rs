@@ -101,10 +101,12 @@ where
 /// Tells the peer at the other end of a byte stream why there will be no link, instead of greeting it. Takes
 /// [`Settings::handshake_timeout`] at most.
 #[cfg(unix)]
-pub(crate) async fn turn_away<W>(write: W, reason: &str, settings: &Settings)
+pub(crate) async fn turn_away<R, W>((read, write): (R, W), reason: &str, settings: &Settings)
 where
+    R: 'static,
     W: AsyncWrite + Unpin + Send + 'static,
 {
+    let _receiver = StreamReceiver::new(read, settings); // for how it closes its half
     let mut sender = StreamSender::new(write, settings);
     say_goodbye(&mut sender, reason, settings.handshake_timeout).await;
 }

@@ -73,9 +73,7 @@ where
     #[cfg_attr(not(unix), expect(unused_mut))]
     let mut stream = Some(stream);
     #[cfg(unix)]
-    if settings.max_descriptors > 0
-        && let Some(socket) = take_unix_socket(&mut stream)
-    {
+    if let Some(socket) = take_unix_socket(&mut stream) {
         let (read, write) = socket.into_split();
         let parts = establish(read, write, role, settings).await?;
         return Ok(Connection::start(parts, &options));

@@ -152,7 +152,7 @@ async fn allowed(socket: UnixStream, options: &Options) -> Result<UnixStream, Op
     if options.policy.allows(&peer) {
         return Ok(socket);
     }
-    let (_read, write) = socket.into_split();
-    turn_away(write, "this process is not allowed here (Options::policy)", &options.settings).await;
+    turn_away(socket.into_split(), "this process is not allowed here (Options::policy)", &options.settings)
+        .await;
     Err(OpenError::NotAllowed(peer))
 }

@@ -17,12 +17,18 @@ impl Carried {
     /// What came: `None`, if the system has closed it.
     pub(super) fn arrived(hub: &Hub, descriptors: Option<Descriptors>) -> Self {
         let Some(descriptors) = descriptors else { return Carried::Lost(NO_ROOM.into()) };
-        match hub.check_descriptors(descriptors.len()) {
+        match hub.descriptors.check(descriptors.len()) {
             Ok(()) => Carried::Here(descriptors),
-            Err(fault) => {
-                descriptors.close_apart();
-                Carried::Lost(refusal(fault).to_string())
-            }
+            Err(fault) => Carried::Lost(refusal(fault).to_string()),
+        }
+    }
+
+    /// They came with a request, and are held here for as long as that runs; or closed, if too many are.
+    pub(super) fn hold(&mut self, hub: &Hub) {
+        if let Carried::Here(descriptors) = self
+            && let Err(why) = hub.descriptors.hold(descriptors.len())
+        {
+            *self = Carried::Lost(why);
         }
     }
 }

@@ -85,7 +85,7 @@ pub(crate) async fn connect(link: &Connection, options: ConnectOptions) -> Resul
     let waiting = Waiting { slot };
     let hub = link.hub();
     let mut place = Place::default();
-    poll_fn(|cx| hub.poll_attempt(cx, &mut place, || hub.send_connect(&connecting, &metadata))).await?;
+    poll_fn(|cx| hub.poll_attempt(cx, &mut place, |_| hub.send_connect(&connecting, &metadata))).await?;
     match poll_fn(|cx| waiting.slot.poll(cx)).await {
         ConnectOutcome::Accepted(connection) => Ok(connection),
         ConnectOutcome::Rejected { reason, metadata } => Err(ConnectError::Rejected { reason, metadata }),

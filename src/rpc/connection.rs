@@ -13,7 +13,7 @@ use super::{
     connect::{ConnectOptions, connect},
     driver::Driver,
     errors::ConnectError,
-    hub::{ChannelLimits, Hub, HubParts},
+    hub::{ChannelLimits, DescriptorLimits, Hub, HubParts},
     keep_alive,
     method::Method,
     options::Options,
@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     error::{ConnectionEnd, LinkEnd},
-    link::{Parts, descriptors::MOST_DESCRIPTORS},
+    link::Parts,
     session::{Quota, Session, connections::ConnKey, metadata::Metadata},
 };
 
@@ -72,12 +72,11 @@ impl Connection {
             Quota { requests: settings.max_concurrent_requests, connections: settings.max_connections };
         let channels = ChannelLimits { ours: settings.channel_slots / 2, theirs: settings.max_channels };
         let root = ConnectionState::new(ConnKey::ROOT, options.dispatcher.clone(), Metadata::EMPTY);
-        let most = (settings.max_descriptors as usize).min(MOST_DESCRIPTORS);
-        let max_descriptors = if parts.sender.carries_descriptors() { most } else { 0 };
+        let descriptors = DescriptorLimits::new(settings, parts.sender.carries_descriptors());
         let hub = Hub::new(HubParts {
             limits: parts.limits,
             max_nesting: settings.max_nesting,
-            max_descriptors,
+            descriptors,
             session: Session::new(parts.role, parts.limits, quota, Arc::clone(&root)),
             out: Outgoing::new(parts.sender, settings.max_parked_messages),
             receiver: parts.receiver,

@@ -253,6 +253,9 @@ impl<'h> Deliver<'h> {
             return Todo::Refuse { conn, request_id };
         }
         let channels = self.open_channels(conn, request.channels);
+        if let Some(carried) = &mut self.carried {
+            carried.hold(hub);
+        }
         let channels = self.with_descriptors(channels);
         let deadline = request.timeout.and_then(|timeout| now().checked_add(timeout));
         let session = self.session.get_or_insert_with(|| lock(&hub.session));
@@ -296,15 +299,6 @@ impl<'h> Deliver<'h> {
         match self.carried.as_deref_mut() {
             Some(Carried::Here(descriptors)) => channels.with_descriptors(mem::take(descriptors)),
             _ => channels,
-        }
-    }
-
-    /// What nobody took is closed.
-    #[cold]
-    fn let_go_of_descriptors(&mut self) {
-        self.session = None; // it may take its time
-        if let Some(Carried::Here(descriptors)) = self.carried.take().map(|carried| *carried) {
-            descriptors.close_apart();
         }
     }
 
@@ -484,7 +478,7 @@ impl Sink for Deliver<'_> {
             Err(breach) => self.breach(breach),
         }
         if self.carried.is_some() {
-            self.let_go_of_descriptors();
+            self.carried = None;
         }
         self.end.is_none()
     }

@@ -39,8 +39,15 @@ use super::{method_id::DESCRIPTOR_FIELD, scope};
 /// of metadata that it does not know, and no descriptor.
 ///
 /// A proxy passes descriptors on, if both of its links carry them. A call with descriptors is not deduplicated, and is
-/// not made again by a [reconnecting](crate::reconnect) client once it may have run. How many one message may carry is
-/// a matter of [`Settings::max_descriptors`](crate::Settings::max_descriptors).
+/// not made again by a [reconnecting](crate::reconnect) client once it may have run.
+///
+/// | limit | setting |
+/// |---|---|
+/// | of one message, and of what is under way to a peer that has not received it | [`max_descriptors`](crate::Settings::max_descriptors) |
+/// | of the peer's requests that run | [`max_held_descriptors`](crate::Settings::max_held_descriptors) |
+/// | of the time that a message waits while the system passes none | [`descriptor_timeout`](crate::Settings::descriptor_timeout) |
+///
+/// A stream that the application has made must not have `SO_PASSPIDFD` set: what the system adds with it is lost.
 ///
 /// ```
 /// # #[cfg(all(feature = "macros", target_os = "linux"))] mod example {

@@ -73,7 +73,8 @@ impl<'a> IncomingRequest<'a> {
         deadline: Option<Instant>,
     ) -> Self {
         let Incoming { conn, request_id, metadata, .. } = request;
-        let responder = Responder::new(connection.clone(), conn, request_id, request.channels);
+        let mut responder = Responder::new(connection.clone(), conn, request_id, request.channels);
+        responder.holds(channels.descriptors());
         let method_id = MethodId::new(request.method_id);
         let origin = Origin { connection, conn, request_id, method_id, deadline, metadata, chain: None };
         let unread = Unread { responder, channels, payload: Payload::arrived(request.payload) };

@@ -267,11 +267,23 @@ pub enum Refusal {
     /// A descriptor stands where none may: in an error, or in a stream's element.
     #[error("a descriptor cannot stand in an error or in a stream's element")]
     DescriptorMisplaced,
-    /// The system refused to pass a descriptor, most likely since this process has too many open.
+    /// The system refused to pass a descriptor: most likely this process has too many open, so that it cannot be duplicated,
+    /// or it is of a kind that cannot be passed, or the peer's socket takes none (`SO_PASSRIGHTS`).
     #[error("a descriptor cannot be passed: {}", std::io::Error::from_raw_os_error(*.code))]
     DescriptorUnpassed {
         /// The system's error, by its number.
         code: i32,
+    },
+    /// The system passes no more descriptors of this user's: those that his processes have passed to each other, and that
+    /// nobody has received yet, are as many as one process may have open.
+    #[error(
+        "no descriptor can be passed: this user's processes have {limit} (RLIMIT_NOFILE) under way that nobody has received, for {after:?} by now (Settings::descriptor_timeout)"
+    )]
+    DescriptorsCrowded {
+        /// How many they may have under way.
+        limit: u64,
+        /// How long was waited.
+        after: Duration,
     },
 }
 
@@ -283,6 +295,7 @@ impl Refusal {
             Refusal::DescriptorsNotCarried { .. }
                 | Refusal::TooManyDescriptors { .. }
                 | Refusal::DescriptorUnpassed { .. }
+                | Refusal::DescriptorsCrowded { .. }
         )
     }
 }
@@ -438,6 +451,8 @@ pub(crate) enum Blocked {
     Credit { len: usize },
     /// All channels of the link are in use.
     Slot,
+    /// The system passes no descriptors at the moment.
+    Crowded,
 }
 
 /// Tells what has to be waited for from what is final.
@@ -448,6 +463,7 @@ pub(crate) fn sort<E: From<Refusal> + From<LinkEnd>>(fault: SendFault) -> Obstac
             return Obstacle::Blocked(Blocked::Credit { len });
         }
         SendFault::Encode(EncodeFault::NoSlot) => return Obstacle::Blocked(Blocked::Slot),
+        SendFault::Encode(EncodeFault::Crowded) => return Obstacle::Blocked(Blocked::Crowded),
         SendFault::Ended(end) => return Obstacle::Final(end.into()),
         SendFault::TooLarge { len, limit, setting } => Refusal::MessageTooLarge { len, limit, setting },
         SendFault::NoMemory { len, kind } => Refusal::NoMemory { len, kind },
@@ -472,5 +488,7 @@ pub(crate) fn refusal(fault: EncodeFault) -> Refusal {
         // `sort` has waited for these.
         EncodeFault::NoCredit { len } => Refusal::ElementTooLarge { len, window: 0 },
         EncodeFault::NoSlot => Refusal::HandleInUse,
+        EncodeFault::Crowded => Refusal::DescriptorsCrowded { limit: 0, after: Duration::ZERO },
+        EncodeFault::Metadata { what, value, limit } => MetadataError::new(what, value, limit).into(),
     }
 }

@@ -24,7 +24,7 @@ use super::{
     dedup::Nonce,
     deliver::Deliver,
     errors::{CallError, Obstacle, Refusal, sort},
-    hub::{Hub, Place},
+    hub::{Hub, Patience, Place},
     method_id::MethodId,
     payload::Payload as Answered,
     respond::BindingBody,
@@ -157,9 +157,9 @@ impl RawCall {
     ) -> Poll<Result<(), CallError>> {
         let State::Unsent { timer, place } = &mut self.state else { return Poll::Ready(Ok(())) };
         let hub = self.connection.hub();
-        let (method_id, deadline) = (self.method_id, self.deadline);
-        let attempt =
-            || send_request(&self.connection, method_id, payload, &self.metadata, deadline, cx.waker());
+        let deadline = self.deadline;
+        let request = Request { method_id: self.method_id, metadata: &self.metadata, deadline };
+        let attempt = |patience| send_request(&self.connection, request, payload, patience, cx.waker());
         if let Poll::Ready(sent) = hub.poll_attempt(cx, place, attempt) {
             let Sent { slot, request_id, alone } = sent?;
             self.state = State::Waiting { slot, request_id, armed: !alone };
@@ -216,6 +216,14 @@ impl RawCall {
 /// What the timers of two sides are exact to.
 pub(super) const TICK: Duration = Duration::from_millis(2);
 
+/// A request, but for its payload.
+#[derive(Clone, Copy)]
+struct Request<'a> {
+    method_id: MethodId,
+    metadata: &'a [u8],
+    deadline: Option<Instant>,
+}
+
 /// A request that went out.
 struct Sent {
     slot: Arc<CallSlot>,
@@ -227,10 +235,9 @@ struct Sent {
 /// Encodes a request into the link and registers the call.
 fn send_request(
     connection: &Connection,
-    method_id: MethodId,
+    Request { method_id, metadata, deadline }: Request<'_>,
     payload: &dyn Payload,
-    metadata: &[u8],
-    deadline: Option<Instant>,
+    patience: Patience,
     waker: &Waker,
 ) -> Result<Sent, Obstacle<CallError>> {
     let (hub, conn) = (connection.hub(), connection.key());
@@ -244,7 +251,7 @@ fn send_request(
     let mut body = BindingBody::new(hub, first_channel, &mut encode);
     let head = Head::Request { conn_id: conn.id, request_id, method_id: method_id.get(), metadata };
     let mut out = lock(&hub.out);
-    hub.noted(out.send(&head, &mut body)).map_err(sort)?;
+    hub.noted(out.send(&head, &mut body)).map_err(|fault| hub.sort(fault, patience))?;
     let slot = CallSlot::take(waker);
     open.calls.start(Arc::clone(&slot), body.channels(), deadline);
     let alone = open.calls.in_flight() == 1;

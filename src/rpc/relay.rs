@@ -147,7 +147,10 @@ impl Relay {
         let to = &self.sides[1 - from].channel;
         let Some(remote) = to.remote() else { return };
         match blocked {
-            Blocked::Room | Blocked::Slot => remote.hub.wait_for_room(&mut self.wait.room, cx.waker()),
+            // An element carries no descriptors.
+            Blocked::Room | Blocked::Slot | Blocked::Crowded => {
+                remote.hub.wait_for_room(&mut self.wait.room, cx.waker())
+            }
             Blocked::Credit { .. } => {
                 self.wait.on(to, cx.waker());
                 remote.hub.wait_for_credit(to, remote);

@@ -13,8 +13,8 @@ use super::{
     connect::encoded,
     connection::Connection,
     dedup::Recorder,
-    errors::{Blocked, Never, Obstacle, SendError, sort},
-    hub::{Hub, Local, Place},
+    errors::{Blocked, Never, Obstacle, SendError},
+    hub::{Hub, Local, Patience, Place},
     intercept::Outcome,
     outgoing::{Bytes, Outgoing},
     payload::Payload,
@@ -37,6 +37,8 @@ pub(crate) struct Responder {
     /// Those that the request opened.
     channels: Vec<u64>,
     answered: bool,
+    /// Descriptors that came with it.
+    held: u32,
     /// Remembers the answer, for the same request when it comes again.
     recorder: Option<Recorder>,
     /// Where the reason stands if it is dropped because an interceptor rejects the request.
@@ -68,7 +70,21 @@ impl<T: Serialize + 'static, E: Serialize + 'static> Returned for Result<T, E> {
 impl Responder {
     pub(crate) fn new(connection: Connection, conn: ConnKey, request_id: u64, opened: &[ChannelRef]) -> Self {
         let channels = opened.iter().map(|channel| channel.id).collect();
-        Responder { connection, conn, request_id, channels, answered: false, recorder: None, rejected: None }
+        Responder {
+            connection,
+            conn,
+            request_id,
+            channels,
+            answered: false,
+            held: 0,
+            recorder: None,
+            rejected: None,
+        }
+    }
+
+    /// So many descriptors came with the request, and are held until this is gone.
+    pub(crate) fn holds(&mut self, descriptors: usize) {
+        self.held = descriptors as u32; // a message has no more than the system passes at once
     }
 
     /// The answer is to be remembered.
@@ -138,7 +154,7 @@ impl Responder {
         metadata: &[u8],
         encode: &mut EncodeAnswer<'_>,
     ) -> Poll<bool> {
-        let attempt = || answer(self, metadata, encode).map_err(Obstacle::Blocked);
+        let attempt = |patience| answer(self, metadata, encode, patience).map_err(Obstacle::Blocked);
         let answered = self.connection.hub().poll_attempt::<_, Never>(cx, place, attempt);
         answered.map(|sent| {
             self.answered = true;
@@ -241,7 +257,12 @@ fn recorded(recorder: Recorder, result: &dyn Returned, hub: &Hub) -> Option<Arc<
 
 /// Sends the answer to a request, unless it has ended with its link. `Err`: what is in the way; nothing has
 /// happened.
-fn answer(responder: &Responder, metadata: &[u8], encode: &mut EncodeAnswer<'_>) -> Result<bool, Blocked> {
+fn answer(
+    responder: &Responder,
+    metadata: &[u8],
+    encode: &mut EncodeAnswer<'_>,
+    patience: Patience,
+) -> Result<bool, Blocked> {
     let Responder { connection, conn, request_id, .. } = responder;
     let (conn, request_id, hub) = (*conn, *request_id, connection.hub());
     let mut session = lock(&hub.session);
@@ -260,7 +281,7 @@ fn answer(responder: &Responder, metadata: &[u8], encode: &mut EncodeAnswer<'_>)
             None
         }
         Err(fault) => {
-            let why: SendError = match sort(fault) {
+            let why: SendError = match hub.sort(fault, patience) {
                 Obstacle::Blocked(blocked) => return Err(blocked),
                 Obstacle::Final(why) => why,
             };
@@ -288,6 +309,9 @@ fn answer(responder: &Responder, metadata: &[u8], encode: &mut EncodeAnswer<'_>)
 
 impl Drop for Responder {
     fn drop(&mut self) {
+        if self.held > 0 {
+            self.connection.hub().descriptors.let_go(self.held as usize);
+        }
         if self.answered {
             return;
         }
@@ -401,7 +425,7 @@ impl BindingBody<'_, '_> {
         out: &mut Encoder<'_>,
     ) -> Result<(), EncodeFault> {
         if !descriptors.is_empty() {
-            self.hub.check_descriptors(descriptors.len())?;
+            self.hub.descriptors.check(descriptors.len())?;
             out.attach(descriptors);
         }
         if handles.is_empty() {

@@ -7,7 +7,6 @@
 //! sleep anew; [`heard`](Bell::heard) tells it.
 
 use std::{
-    io,
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
@@ -16,16 +15,18 @@ use std::{
 };
 
 use rustix::{
-    fd::{AsFd, OwnedFd},
+    fd::AsFd,
     io::Errno,
-    net::{self, RecvFlags, SendFlags, Shutdown},
+    net::{self, SendFlags, Shutdown},
 };
-use tokio::io::unix::AsyncFd;
+
+use super::mailbox::Mailbox;
+use crate::{error::LinkEnd, link::descriptors::Received};
 
 /// The control socket of an attached link. Any thread may ring.
 #[derive(Debug)]
 pub(super) struct Bell {
-    socket: AsyncFd<OwnedFd>,
+    socket: Mailbox,
     heard: AtomicU32,
 }
 
@@ -40,7 +41,7 @@ pub(super) enum Heard {
 
 impl Bell {
     /// Takes the socket over from the handshake.
-    pub(super) fn new(socket: AsyncFd<OwnedFd>) -> Arc<Self> {
+    pub(super) fn new(socket: Mailbox) -> Arc<Self> {
         Arc::new(Bell { socket, heard: AtomicU32::new(0) })
     }
 
@@ -58,17 +59,22 @@ impl Bell {
         self.heard.load(Ordering::Relaxed)
     }
 
-    /// Ready when the peer rang since the last call, or hung up. One system call for each time it is ready.
+    /// Ready when the peer rang since the last call, or hung up. One system call for each time it is ready. A ring has no
+    /// descriptors: a peer that sends some with it is let go.
     ///
     /// One task listens; what it reads at once is bounded, so that a peer that rings all the time costs a
     /// look at the link for each time, and no more.
-    pub(super) fn poll_heard(&self, cx: &mut Context<'_>) -> Poll<io::Result<Heard>> {
+    pub(super) fn poll_heard(&self, cx: &mut Context<'_>) -> Poll<Result<Heard, LinkEnd>> {
         let mut rings = [0; AT_ONCE];
         loop {
-            let mut ready = ready!(self.socket.poll_read_ready(cx))?;
-            match net::recv(self.socket.as_fd(), &mut rings, RecvFlags::DONTWAIT) {
-                Ok((_, 0)) => return Poll::Ready(Ok(Heard::End)),
-                Ok((_, read)) => {
+            let mut ready = ready!(self.socket.socket().poll_read_ready(cx)).map_err(LinkEnd::from)?;
+            match self.socket.receive(&mut rings) {
+                Ok(Received { bytes: 0, .. }) => return Poll::Ready(Ok(Heard::End)),
+                Ok(Received { descriptors, lost, .. }) if lost || !descriptors.is_empty() => {
+                    let arrived = descriptors.len();
+                    return Poll::Ready(Err(LinkEnd::Descriptors { announced: 0, arrived }));
+                }
+                Ok(Received { bytes: read, .. }) => {
                     // Relaxed: see `heard`.
                     self.heard.fetch_add(1, Ordering::Relaxed);
                     // A short read has emptied the socket: the poller tells of the next byte, and keeps what
@@ -78,10 +84,12 @@ impl Bell {
                     }
                     return Poll::Ready(Ok(Heard::Rung));
                 }
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => ready.clear_ready(),
-                Err(Errno::CONNRESET | Errno::PIPE) => return Poll::Ready(Ok(Heard::End)),
-                Err(error) => return Poll::Ready(Err(error.into())),
+                Err(error) => match Errno::from_io_error(&error) {
+                    Some(Errno::INTR) => {}
+                    Some(Errno::AGAIN) => ready.clear_ready(),
+                    Some(Errno::CONNRESET | Errno::PIPE) => return Poll::Ready(Ok(Heard::End)),
+                    _ => return Poll::Ready(Err(error.into())),
+                },
             }
         }
     }
@@ -101,13 +109,13 @@ const AT_ONCE: usize = 256;
 mod tests {
     use std::{future::poll_fn, os::unix::net::UnixStream};
 
-    use super::{super::poller, *};
+    use super::*;
 
     fn pair() -> (Arc<Bell>, Arc<Bell>) {
         let (one, other) = UnixStream::pair().unwrap();
         let bell = |end: UnixStream| {
             end.set_nonblocking(true).unwrap();
-            Bell::new(poller::register(end.into()).unwrap())
+            Bell::new(Mailbox::new(end.into(), 0).unwrap())
         };
         (bell(one), bell(other))
     }

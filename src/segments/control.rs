@@ -8,31 +8,31 @@
 //! | n     | message | postcard                                   |
 //!
 //! Descriptors travel with the first byte. Every one that arrives is owned at once, so that none is leaked
-//! whatever happens next; a message with more or fewer than its kind has is refused. Not one byte behind the
+//! whatever happens next, and those that are not taken are closed apart; a message with more or fewer than its kind has is refused. Not one byte behind the
 //! message is read: it may be a ring of the bell already.
 
 use std::{io, os::unix::net::UnixStream};
 
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::io::{Interest, unix::AsyncFd};
+use tokio::io::Interest;
 
-use super::{handshake::HandshakeError, poller};
-use crate::link::descriptors::{self, Received};
+use super::{handshake::HandshakeError, mailbox::Mailbox};
+use crate::link::descriptors::{self, Descriptors};
 
 /// The control socket during the handshake.
 #[derive(Debug)]
-pub(super) struct Control(AsyncFd<OwnedFd>);
+pub(super) struct Control(Mailbox);
 
 impl Control {
     /// Takes a connected Unix stream socket. Must be called within a runtime.
     pub(super) fn new(socket: UnixStream) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
-        Ok(Control(poller::register(socket.into())?))
+        Ok(Control(Mailbox::new(socket.into(), 0)?))
     }
 
     /// Gives the socket to the bell.
-    pub(super) fn into_socket(self) -> AsyncFd<OwnedFd> {
+    pub(super) fn into_socket(self) -> Mailbox {
         self.0
     }
 
@@ -54,7 +54,7 @@ impl Control {
         let mut attached = descriptors;
         while !rest.is_empty() {
             let send = |socket: &OwnedFd| descriptors::send(socket.as_fd(), rest, attached);
-            let sent = self.0.async_io(Interest::WRITABLE, send).await?;
+            let sent = self.0.socket().async_io(Interest::WRITABLE, send).await?;
             attached = &[];
             rest = rest.get(sent..).unwrap_or_default();
         }
@@ -70,8 +70,8 @@ impl Control {
     pub(super) async fn receive<M: DeserializeOwned>(
         &self,
         expected: impl FnOnce(&M) -> usize,
-    ) -> Result<(M, Vec<OwnedFd>), HandshakeError> {
-        let mut descriptors = Vec::new();
+    ) -> Result<(M, Descriptors), HandshakeError> {
+        let mut descriptors = Descriptors::NONE;
         let mut frame = [0; LONGEST];
         let mut found = [0; HEAD];
         self.fill(&mut found, &mut descriptors).await?;
@@ -86,22 +86,22 @@ impl Control {
     }
 
     /// Receives as many bytes as `bytes` has, and takes what descriptors come with them.
-    async fn fill(&self, bytes: &mut [u8], descriptors: &mut Vec<OwnedFd>) -> Result<(), HandshakeError> {
+    async fn fill(&self, bytes: &mut [u8], descriptors: &mut Descriptors) -> Result<(), HandshakeError> {
         let mut rest = bytes;
         while !rest.is_empty() {
-            let receive = |socket: &OwnedFd| descriptors::receive(socket.as_fd(), rest, descriptors);
-            let Received { bytes, lost } = self.0.async_io(Interest::READABLE, receive).await?;
-            if lost {
+            let received = self.0.socket().async_io(Interest::READABLE, |_| self.0.receive(rest)).await?;
+            descriptors.append(received.descriptors);
+            if received.lost {
                 // Nobody can send more at once than there is room for: it is here that they could not be had.
                 return Err(HandshakeError::descriptor_limit());
             }
             if descriptors.len() > MOST_DESCRIPTORS {
                 return Err(HandshakeError::TooManyDescriptors { limit: MOST_DESCRIPTORS });
             }
-            if bytes == 0 {
+            if received.bytes == 0 {
                 return Err(HandshakeError::Closed);
             }
-            rest = rest.get_mut(bytes..).unwrap_or_default();
+            rest = rest.get_mut(received.bytes..).unwrap_or_default();
         }
         Ok(())
     }

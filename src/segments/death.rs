@@ -71,7 +71,7 @@ impl Watcher for Watch {
                     self.hung_up = HungUp::Told;
                     Poll::Ready(Ok(()))
                 }
-                Err(error) => Poll::Ready(Err(error.into())),
+                Err(end) => Poll::Ready(Err(end)),
             },
             HungUp::Told => {
                 self.hung_up = HungUp::Grace(Box::pin(tokio::time::sleep(GRACE)), GRACES);

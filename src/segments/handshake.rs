@@ -32,6 +32,7 @@ use super::{
     mapping::Mapping,
     segment::{self, SegmentError},
 };
+use crate::link::descriptors::Descriptors;
 
 /// Why a handshake failed.
 #[derive(Debug, thiserror::Error)]
@@ -337,20 +338,21 @@ pub(super) async fn host(
         });
     }
     drop((descriptor, host, theirs));
-    let (answer, received) = match control.receive(FromGuest::descriptors).await {
+    let (answer, mut received) = match control.receive(FromGuest::descriptors).await {
         Ok(received) => received,
         Err(error) => {
             let _ = control.send(&FromHost::Refuse(error.refusal()), &[]).await; // as above
             return Err(error);
         }
     };
-    let half = match (answer, <[OwnedFd; 1]>::try_from(received)) {
-        (FromGuest::Accept, Ok([half])) => half,
+    let half = match (answer, received.iter().next()) {
+        (FromGuest::Accept, Some(half)) => half,
         (FromGuest::Refuse(refusal), _) => return Err(HandshakeError::Refused(refusal)),
-        (FromGuest::Accept, Err(_)) => return Err(HandshakeError::OutOfOrder),
+        (FromGuest::Accept, None) => return Err(HandshakeError::OutOfOrder),
     };
     match segment::open(half, geometry) {
         Ok(peer) => {
+            received.pop(); // it is what it must be, so that its close waits for nobody
             control.send(&FromHost::Attached, &[]).await?;
             Ok(Halves { own, peer, descriptors })
         }
@@ -371,7 +373,7 @@ pub(super) async fn guest(
     control: &Control,
     check_host: impl FnOnce(u32, &OwnedFd) -> Result<(), HandshakeError>,
 ) -> Result<(Halves, OwnedFd), HandshakeError> {
-    let (offer, descriptors) = match control.receive(FromHost::descriptors).await {
+    let (offer, mut received) = match control.receive(FromHost::descriptors).await {
         Ok(received) => received,
         Err(error) => {
             // A host of another version learns from it which one this is.
@@ -379,23 +381,25 @@ pub(super) async fn guest(
             return Err(error);
         }
     };
-    let (offer, half, host, socket) = match (offer, <[OwnedFd; 3]>::try_from(descriptors)) {
-        (FromHost::Offer(offer), Ok([half, host, socket])) => (offer, half, host, socket),
-        (FromHost::Refuse(refusal), _) => return Err(HandshakeError::Refused(refusal)),
-        _ => return Err(HandshakeError::OutOfOrder),
+    let offer = match offer {
+        FromHost::Offer(offer) => offer,
+        FromHost::Refuse(refusal) => return Err(HandshakeError::Refused(refusal)),
+        FromHost::Attached => return Err(HandshakeError::OutOfOrder),
     };
-    let geometry = offer.geometry();
-    let prepared = check_host(offer.host, &host)
-        .map_err(|error| (error.refusal(), error))
-        .and_then(|()| halves_of_guest(half, socket, &geometry));
-    let (halves, descriptor) = match prepared {
-        Ok(prepared) => prepared,
+    let (own, descriptor, peer) = match halves_of_guest(&offer, &received, check_host) {
+        Ok(halves) => halves,
         Err((refusal, error)) => {
             // The host may be gone; what is wrong is said to our own caller in any case.
             let _ = control.send(&FromGuest::Refuse(refusal), &[]).await;
             return Err(error);
         }
     };
+    // They are what they must be, so that the close of the half waits for nobody.
+    let (Some(_half), Some(host), Some(descriptors)) = (received.pop(), received.pop(), received.pop())
+    else {
+        return Err(HandshakeError::OutOfOrder); // never: they were looked at
+    };
+    let halves = Halves { own, peer, descriptors };
     control.send(&FromGuest::Accept, &[descriptor.as_fd()]).await?;
     drop(descriptor);
     match control.receive(FromHost::descriptors).await?.0 {
@@ -430,19 +434,29 @@ impl Offer {
     }
 }
 
+/// Our own half, its descriptor, and the peer's half.
+type Made = (OwnHalf<Mapping>, OwnedFd, PeerHalf<Mapping>);
+
 /// Checks what the guest was offered, and makes its own half. An error comes with what to tell the host of
 /// it.
 fn halves_of_guest(
-    half: OwnedFd,
-    descriptors: OwnedFd,
-    geometry: &Geometry,
-) -> Result<(Halves, OwnedFd), (PeerRefusal, HandshakeError)> {
+    offer: &Offer,
+    received: &Descriptors,
+    check_host: impl FnOnce(u32, &OwnedFd) -> Result<(), HandshakeError>,
+) -> Result<Made, (PeerRefusal, HandshakeError)> {
+    let message = |error| (PeerRefusal::Message, error);
+    let mut received = received.iter();
+    let (Some(half), Some(host), Some(socket)) = (received.next(), received.next(), received.next()) else {
+        return Err(message(HandshakeError::OutOfOrder)); // never: as many were expected
+    };
+    check_host(offer.host, host).map_err(|error| (error.refusal(), error))?;
+    let geometry = offer.geometry();
     geometry.validate().map_err(|error| (refused_limit(&error), HandshakeError::Limit(error)))?;
-    let peer = segment::open(half, geometry).map_err(|error| (PeerRefusal::Half, error.into()))?;
-    check_socket(&descriptors).map_err(|error| (PeerRefusal::Message, error))?;
+    let peer = segment::open(half, &geometry).map_err(|error| (PeerRefusal::Half, error.into()))?;
+    check_socket(socket).map_err(message)?;
     let (own, descriptor) =
-        segment::create(geometry).map_err(HandshakeError::from).map_err(|error| (error.refusal(), error))?;
-    Ok((Halves { own, peer, descriptors }, descriptor))
+        segment::create(&geometry).map_err(HandshakeError::from).map_err(|error| (error.refusal(), error))?;
+    Ok((own, descriptor, peer))
 }
 
 /// Refuses what is no socket that carries descriptors in packets.

@@ -18,7 +18,7 @@ use crate::{
         Body, CreditSlot, EncodeFault, Encoder, Head, SendFault, descriptors,
         testing::{Collector, DATA},
     },
-    segments::{handshake, poller, seals, segment},
+    segments::{handshake, mailbox::Mailbox, seals, segment},
 };
 
 const GEOMETRY: Geometry = Geometry {
@@ -90,10 +90,10 @@ fn attached() -> (Hostile, Parts) {
 fn attached_with_sockets() -> (Hostile, Parts, OwnedFd, UnixStream) {
     let (hostile, descriptor) = Hostile::new();
     let (own, _) = segment::create(&GEOMETRY).unwrap();
-    let peer: PeerHalf<Mapping> = segment::open(descriptor, &GEOMETRY).unwrap();
+    let peer: PeerHalf<Mapping> = segment::open(&descriptor, &GEOMETRY).unwrap();
     let (socket, other) = UnixStream::pair().unwrap();
     socket.set_nonblocking(true).unwrap();
-    let bell = Bell::new(poller::register(socket.into()).unwrap());
+    let bell = Bell::new(Mailbox::new(socket.into(), 0).unwrap());
     let (descriptors, passage) = handshake::descriptor_sockets().unwrap();
     let peer_process = Peer::other(myself()).unwrap();
     let parts = parts(
@@ -101,7 +101,7 @@ fn attached_with_sockets() -> (Hostile, Parts, OwnedFd, UnixStream) {
         bell,
         peer_process,
         Role::Acceptor,
-        Ways { waiting: Waiting::Sleep, trusted: false },
+        Ways { waiting: Waiting::Sleep, ..Ways::from(&Settings::default()) },
     )
     .unwrap();
     (hostile, parts, passage, other)

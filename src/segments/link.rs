@@ -112,16 +112,25 @@ impl Interrupt for LocalWord {
 }
 
 /// How this side goes about a link, whatever its peer does.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Ways {
     pub(super) waiting: Waiting,
     /// Payloads may be read where they lie: see [`Settings::trust_peer`].
     pub(super) trusted: bool,
+    /// How many descriptors may be under way: see [`Settings::max_descriptors`].
+    pub(super) max_descriptors: usize,
+    /// How many may wait to be closed: see [`Settings::max_held_descriptors`].
+    pub(super) max_held_descriptors: usize,
 }
 
 impl From<&Settings> for Ways {
     fn from(settings: &Settings) -> Self {
-        Ways { waiting: settings.waiting, trusted: settings.trusted }
+        Ways {
+            waiting: settings.waiting,
+            trusted: settings.trusted,
+            max_descriptors: settings.max_descriptors as usize,
+            max_held_descriptors: settings.max_held_descriptors as usize,
+        }
     }
 }
 
@@ -144,7 +153,7 @@ pub(super) fn parts(
         local: Arc::default(),
         waiters: Waiters::default(),
         bell: bell.clone(),
-        passage: Passage::new(halves.descriptors)?,
+        passage: Passage::new(halves.descriptors, ways.max_descriptors, ways.max_held_descriptors)?,
         sent: AtomicBool::new(false),
     });
     let spin = Spin::new(ways.waiting, peer.pid());

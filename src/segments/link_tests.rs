@@ -50,11 +50,11 @@ pub(crate) struct End {
 /// The sides of a link. `process` makes what stands for this process, which is the peer on either side.
 pub(crate) async fn ends_for_test(geometry: &Geometry, process: impl Fn() -> OwnedFd) -> (End, End) {
     let (host, guest) = UnixStream::pair().unwrap();
-    let sockets = [host.try_clone().unwrap(), guest.try_clone().unwrap()];
     let (host, guest) = (Control::new(host).unwrap(), Control::new(guest).unwrap());
     let (hosts, guests) =
         tokio::join!(handshake::host(&host, geometry, process()), handshake::guest(&guest, |_, _| Ok(())));
-    let [host, guest] = sockets;
+    // Another one than the handshake had: that is of the runtime that runs this.
+    let (host, guest) = UnixStream::pair().unwrap();
     let (guests, _host) = guests.unwrap();
     let end = |socket, halves, role| End { socket, halves, role, peer: process() };
     (end(host, hosts.unwrap(), Role::Acceptor), end(guest, guests, Role::Initiator))
@@ -63,7 +63,7 @@ pub(crate) async fn ends_for_test(geometry: &Geometry, process: impl Fn() -> Own
 impl End {
     /// Makes it the runtime's.
     pub(crate) fn link(self, waiting: Waiting) -> Parts {
-        let ways = Ways { waiting, trusted: false };
+        let ways = Ways { waiting, ..Ways::from(&Settings::default()) };
         let bell = Bell::new(Control::new(self.socket).unwrap().into_socket());
         parts(self.halves, bell, Peer::other(self.peer).unwrap(), self.role, ways).unwrap()
     }

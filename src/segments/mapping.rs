@@ -1,7 +1,12 @@
 //! The memory of a half in this process.
 #![allow(unsafe_code)]
 
-use std::{fs::File, io, ptr::NonNull};
+use std::{
+    fs::File,
+    io,
+    os::fd::{AsRawFd, OwnedFd},
+    ptr::NonNull,
+};
 
 use adjoin_shm_layout::Memory;
 use memmap2::{Advice, MmapOptions, MmapRaw};
@@ -52,8 +57,8 @@ impl Mapping {
     }
 
     /// Maps the peer's half. A store to it would be a SIGSEGV.
-    pub(super) fn read_only(half: &File, len: usize) -> io::Result<Self> {
-        Mapping::new(MmapOptions::new().len(len).map_raw_read_only(half)?)
+    pub(super) fn read_only(half: &OwnedFd, len: usize) -> io::Result<Self> {
+        Mapping::new(MmapOptions::new().len(len).map_raw_read_only(half.as_raw_fd())?)
     }
 
     /// Has the system make the pages of the first `len` bytes, which are within the mapping.

@@ -56,6 +56,7 @@ mod guard;
 mod handshake;
 mod lending;
 mod link;
+mod mailbox;
 mod mapping;
 mod output;
 mod passage;

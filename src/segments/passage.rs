@@ -1,8 +1,10 @@
 //! The socket that carries the descriptors of messages.
 //!
 //! One packet a message, of one byte that means nothing, sent before the frame that says how many descriptors the message
-//! has: who finds the frame finds the packet, without waiting. Nobody reads packets that no frame announces. They stay
-//! where the system counts them as the sender's, until the socket is full or the link is over.
+//! has: who finds the frame finds the packet, without waiting. Nobody reads packets that no frame announces: they stay where
+//! they are until the link is over, and no more than the socket takes.
+//!
+//! Of those that it sends, a side has as many under way as one message may have: more wait until the peer has received them.
 //!
 //! A socket of its own, and not the bell: that is heard by the driver's task, whoever receives on the link.
 
@@ -12,57 +14,70 @@ use std::{
 };
 
 use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
     fd::{AsFd, OwnedFd},
     io::Errno,
 };
-use tokio::io::unix::AsyncFd;
 
-use super::poller;
+use super::mailbox::Mailbox;
 use crate::{
     error::LinkEnd,
-    link::descriptors::{self, Descriptors, Received},
+    link::{
+        EncodeFault,
+        descriptors::{self, Descriptors, Unread},
+    },
 };
 
 /// One end of the socket.
 #[derive(Debug)]
-pub(super) struct Passage(AsyncFd<OwnedFd>);
+pub(super) struct Passage {
+    socket: Mailbox,
+    unread: Unread,
+}
 
 /// Why descriptors were not sent.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Unpassed {
-    /// The socket is full: the peer has to receive some first.
+    /// The peer has to receive some first.
     Full,
     /// The peer has closed its end, or is gone.
     Closed,
-    /// The system refused: the number of its error.
-    Refused { code: i32 },
+    /// The system refused.
+    Refused(EncodeFault),
 }
 
 impl Passage {
-    /// To be called within a runtime.
-    pub(super) fn new(socket: OwnedFd) -> io::Result<Self> {
-        Ok(Passage(poller::register(socket)?))
+    /// A passage on which `under_way` descriptors may be under way, but for a single message, and of which `unclosed`, that
+    /// nobody took, may wait to be closed. To be called within a runtime.
+    pub(super) fn new(socket: OwnedFd, under_way: usize, unclosed: usize) -> io::Result<Self> {
+        Ok(Passage { socket: Mailbox::new(socket, unclosed)?, unread: Unread::new(under_way) })
     }
 
-    /// Sends the descriptors of one message, if it has any. One system call, which does not wait; none for none.
+    /// Sends the descriptors of one message, if it has any. One system call, which does not wait, and one more each time
+    /// that as many are under way as may be; none for none.
     #[inline]
     pub(super) fn send(&self, carried: &Descriptors) -> Result<(), Unpassed> {
         if carried.is_empty() { Ok(()) } else { self.send_packet(carried) }
     }
 
     fn send_packet(&self, carried: &Descriptors) -> Result<(), Unpassed> {
+        let (socket, count) = (self.socket.as_fd(), carried.len());
+        if !self.unread.takes(socket, count) {
+            return Err(Unpassed::Full);
+        }
         let carried: Vec<_> = carried.iter().map(AsFd::as_fd).collect();
         loop {
-            let error = match descriptors::send(self.0.as_fd(), &[PACKET], &carried) {
-                Ok(_) => return Ok(()),
+            let error = match descriptors::send(socket, &[PACKET], &carried) {
+                Ok(_) => {
+                    self.unread.sent(count);
+                    return Ok(());
+                }
                 Err(error) => error,
             };
             match Errno::from_io_error(&error) {
                 Some(Errno::INTR) => {}
                 Some(Errno::AGAIN) => return Err(Unpassed::Full),
                 Some(Errno::PIPE | Errno::CONNRESET) => return Err(Unpassed::Closed),
-                _ => return Err(Unpassed::Refused { code: error.raw_os_error().unwrap_or_default() }),
+                _ => return Err(Unpassed::Refused(descriptors::refused(&error))),
             }
         }
     }
@@ -70,44 +85,43 @@ impl Passage {
     /// Receives the descriptors of a message that has `announced` of them. `None`: the system has closed some, since
     /// this process may not have so many open. One system call, which does not wait.
     pub(super) fn receive(&self, announced: u32) -> Result<Option<Descriptors>, LinkEnd> {
-        let (mut carried, mut reset) = (Vec::new(), false);
-        loop {
-            match descriptors::receive(self.0.as_fd(), &mut [0], &mut carried) {
-                Ok(Received { lost: true, .. }) => return Ok(None),
-                Ok(_) => break,
+        self.socket.check()?;
+        let mut reset = false;
+        let carried = loop {
+            match self.socket.receive(&mut [0]) {
+                Ok(received) if received.lost => return Ok(None),
+                Ok(received) => break received.descriptors,
                 Err(error) => match Errno::from_io_error(&error) {
                     Some(Errno::INTR) => {}
                     // Said once, by a peer that has closed its end with something of ours in it, and before what it has
                     // sent itself.
                     Some(Errno::CONNRESET) if !reset => reset = true,
-                    Some(Errno::AGAIN | Errno::CONNRESET) => break,
+                    Some(Errno::AGAIN | Errno::CONNRESET) => break Descriptors::NONE,
                     _ => return Err(error.into()),
                 },
             }
-        }
+        };
         let (announced, arrived) = (u64::from(announced), carried.len());
         if arrived as u64 != announced {
             return Err(LinkEnd::Descriptors { announced, arrived });
         }
-        Ok(Some(carried.into_iter().collect()))
+        Ok(Some(carried))
     }
 
-    /// Whether a socket that was full takes more by now. One system call.
+    /// Whether the peer has received all that was sent; also if its end is closed. One system call.
     pub(super) fn has_room(&self) -> bool {
-        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
-        let found = poll(&mut [PollFd::new(&self.0, PollFlags::OUT)], Some(&at_once));
-        // What is wrong with it is told by the call that sends.
-        !matches!(found, Ok(0) | Err(Errno::INTR))
+        descriptors::is_drained(self.socket.as_fd())
     }
 
-    /// Ready when a socket that was full takes more; otherwise the task of `cx` is woken then.
+    /// Ready when the peer has received all that was sent; otherwise the task of `cx` is woken then. The poller tells of
+    /// each packet that is received, once only a few are left.
     pub(super) fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
-            match self.0.poll_write_ready(cx) {
+            match self.socket.socket().poll_write_ready(cx) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok(_)) if self.has_room() => return Poll::Ready(()),
                 Poll::Ready(Ok(mut ready)) => ready.clear_ready(),
-                Poll::Ready(Err(_)) => return Poll::Ready(()), // as in `has_room`
+                Poll::Ready(Err(_)) => return Poll::Ready(()), // told by the call that sends
             }
         }
     }

@@ -1,6 +1,9 @@
+#![allow(unsafe_code)]
+
 use std::{
     future::poll_fn,
     io::{PipeReader, PipeWriter, Read, pipe},
+    os::fd::{AsFd, AsRawFd},
     task::Poll,
 };
 
@@ -11,7 +14,7 @@ use crate::{
         Body, EncodeFault, Encoder, Head, Message, Parts, SendFault, Sink, descriptors::Descriptors,
         testing::DATA,
     },
-    segments::pair_for_test,
+    segments::{handshake::descriptor_sockets, pair_for_test, passage::Passage},
     settings::Waiting,
 };
 
@@ -24,6 +27,9 @@ const GEOMETRY: Geometry = Geometry {
     arena_blocks: 8,
     arena_bytes: 2 << 12,
 };
+
+/// The default of `Settings::max_descriptors`.
+const MOST: usize = 64;
 
 const REQUEST: Head<'static> = Head::Request { conn_id: 0, request_id: 1, method_id: 1, metadata: &[] };
 
@@ -84,7 +90,7 @@ async fn a_full_socket_leaves_no_room_until_the_peer_has_read_and_then_the_drive
     let (mut host, mut guest) = pair_for_test(&GEOMETRY, Waiting::Sleep).await;
     let (reads, writes) = pipe().unwrap();
     let sent = fill(&mut host, &writes);
-    assert!(sent > 10, "{sent}");
+    assert_eq!(sent, MOST, "as many as one message may have");
     assert!(!host.sender.has_room().unwrap());
     // What carries none finds the ring as it is.
     let _ = host.say(&DATA, b"x").unwrap();
@@ -106,7 +112,7 @@ async fn a_full_socket_leaves_no_room_until_the_peer_has_read_and_then_the_drive
         if host.sender.has_room().unwrap() { Poll::Ready(()) } else { Poll::Pending }
     })
     .await;
-    assert!(fill(&mut host, &writes) > 10);
+    assert_eq!(fill(&mut host, &writes), MOST);
     drop((host, guest, writes));
     assert!(is_over(reads), "leaked");
 }
@@ -149,4 +155,41 @@ async fn what_a_peer_has_sent_arrives_also_if_it_ends_without_having_read() {
     assert_eq!((counter.messages, counter.carrying), (3, 3));
     drop((host, writes));
     assert!(is_over(reads), "leaked");
+}
+
+/// A peer's process is not handed over by a peer that has the system add handles on it to what arrives. Fails where what
+/// nobody has asked for is not owned: a descriptor is left for each message.
+#[tokio::test]
+async fn handles_on_a_process_that_a_peer_has_the_system_add_are_closed() {
+    let (ours, theirs) = descriptor_sockets().unwrap();
+    let on: libc::c_int = 1;
+    // SAFETY: in bounds, aligned, alone, alive: the option is an `int`, which `on` is.
+    let set = unsafe {
+        let (on, len) = (std::ptr::from_ref(&on).cast(), size_of_val(&on) as libc::socklen_t);
+        libc::setsockopt(ours.as_raw_fd(), libc::SOL_SOCKET, SO_PASSPIDFD, on, len)
+    };
+    assert_eq!(set, 0, "{}", std::io::Error::last_os_error());
+    let passage = Passage::new(ours, 64, 64).unwrap();
+    let (reads, writes) = pipe().unwrap();
+    for count in [1, 2, 3, 64].into_iter().cycle().take(1000) {
+        let carried = vec![writes.as_fd(); count];
+        crate::link::descriptors::send(theirs.as_fd(), &[0], &carried).unwrap();
+        let received = passage.receive(count as u32).unwrap().expect("nothing was lost");
+        assert_eq!(received.len(), count);
+    }
+    let left = handles_on_this_process();
+    assert!(left < 500, "{left}, and other tests of this process have few");
+    drop((passage, writes));
+    assert!(is_over(reads), "leaked");
+}
+
+/// Newer than the headers of some systems.
+const SO_PASSPIDFD: libc::c_int = 76;
+
+/// The pidfds of this process for itself.
+fn handles_on_this_process() -> usize {
+    let own = format!("Pid:\t{}", std::process::id());
+    let descriptors = std::fs::read_dir("/proc/self/fdinfo").unwrap().flatten();
+    let infos = descriptors.filter_map(|entry| std::fs::read_to_string(entry.path()).ok());
+    infos.filter(|info| info.lines().any(|line| line == own)).count()
 }

@@ -113,16 +113,14 @@ pub(super) fn create(geometry: &Geometry) -> Result<(OwnHalf<Mapping>, OwnedFd),
     Ok((own, half.into()))
 }
 
-/// Checks the peer's half, maps it read-only, and checks its header. The descriptor is closed: the mapping
-/// keeps the memory.
+/// Checks the peer's half, maps it read-only, and checks its header. The mapping keeps the memory.
 ///
-/// Eight system calls.
-pub(super) fn open(half: OwnedFd, geometry: &Geometry) -> Result<PeerHalf<Mapping>, SegmentError> {
+/// Seven system calls.
+pub(super) fn open(half: &OwnedFd, geometry: &Geometry) -> Result<PeerHalf<Mapping>, SegmentError> {
     let (len, mapped_len) = lengths(geometry)?;
     let reserved = geometry.arena_offset().get();
-    verify(&half, len, reserved)?;
-    let mapping = Mapping::read_only(&File::from(half), mapped_len)
-        .map_err(|source| SegmentError::Map { len, source })?;
+    verify(half, len, reserved)?;
+    let mapping = Mapping::read_only(half, mapped_len).map_err(|source| SegmentError::Map { len, source })?;
     // What `verify` has counted need not lie where it is read.
     mapping.fill(reserved as usize).map_err(|source| SegmentError::Map { len: reserved, source })?;
     Ok(PeerHalf::check(mapping, geometry)?)
@@ -134,17 +132,21 @@ fn lengths(geometry: &Geometry) -> Result<(u64, usize), SegmentError> {
     Ok((len, usize::try_from(len).map_err(|_| SegmentError::TooLong { len })?))
 }
 
-/// Checks type, seals, length and pages, in an order in which no check relies on what a later one finds: once
-/// the seals are seen, length and pages stay what they are.
+/// Checks seals, type, length and pages, in an order in which no check relies on what a later one finds: once
+/// the seals are seen, length and pages stay what they are. And only memory has seals: of what else it may be, no question
+/// is asked that a file system of the peer's own could leave unanswered.
 fn verify(half: impl AsFd, len: u64, reserved: u64) -> Result<(), SegmentError> {
     let half = half.as_fd();
     let examine = |error: Errno| SegmentError::Examine(error.into());
+    match seals::missing(half) {
+        Ok(None) => {}
+        Ok(Some(seal)) => return Err(SegmentError::Unsealed(seal)),
+        Err(Errno::INVAL) => return Err(SegmentError::NotMemory),
+        Err(error) => return Err(examine(error)),
+    }
     let kind = FileType::from_raw_mode(fs::fstat(half).map_err(examine)?.st_mode);
     if kind != FileType::RegularFile || fs::fstatfs(half).map_err(examine)?.f_type != TMPFS_MAGIC {
         return Err(SegmentError::NotMemory);
-    }
-    if let Some(seal) = seals::missing(half).map_err(examine)? {
-        return Err(SegmentError::Unsealed(seal));
     }
     let stat = fs::fstat(half).map_err(examine)?;
     let found = u64::try_from(stat.st_size).unwrap_or(0);

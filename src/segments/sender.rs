@@ -138,7 +138,7 @@ impl ShmSender {
                 self.shared.bell.hang_up();
                 Passing::Closed
             }
-            Unpassed::Refused { code } => return SendFault::Encode(EncodeFault::Descriptor { code }),
+            Unpassed::Refused(fault) => return SendFault::Encode(fault),
         };
         self.wanted = len;
         SendFault::Full

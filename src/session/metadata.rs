@@ -43,15 +43,22 @@ pub struct MetadataError {
     limit: usize,
 }
 
+impl MetadataError {
+    /// `what` has `value`, more than `limit`.
+    pub(crate) fn new(what: &'static str, value: usize, limit: usize) -> Self {
+        MetadataError { what, value, limit }
+    }
+}
+
 impl Metadata {
     /// Entries at most.
-    pub const MAX_ENTRIES: usize = 128;
+    pub const MAX_ENTRIES: usize = crate::link::message::MAX_ENTRIES;
     /// Bytes of a key at most.
     pub const MAX_KEY: usize = 256;
     /// Bytes of a value at most.
     pub const MAX_VALUE: usize = 16 << 10;
     /// Bytes of all keys and values together at most.
-    pub const MAX_TOTAL: usize = 64 << 10;
+    pub const MAX_TOTAL: usize = crate::link::message::MAX_TOTAL;
     /// The key that carries a call's timeout in nanoseconds.
     pub const TIMEOUT: &'static str = "timeout-ns";
 
@@ -102,7 +109,7 @@ impl Metadata {
     /// Which limit is exceeded, and by what.
     pub fn check(&self) -> Result<(), MetadataError> {
         let exceeds = |what, value, limit| {
-            if value > limit { Err(MetadataError { what, value, limit }) } else { Ok(()) }
+            if value > limit { Err(MetadataError::new(what, value, limit)) } else { Ok(()) }
         };
         exceeds("the number of entries", self.len(), Self::MAX_ENTRIES)?;
         let mut total = 0;

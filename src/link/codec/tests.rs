@@ -279,7 +279,7 @@ fn a_number_is_added_to_metadata_and_found_in_it() {
     for (metadata, known) in [(some.as_slice(), Some(7)), (&[], None)] {
         assert_eq!(number_in_metadata(metadata, "count"), known);
         let mut with = Vec::new();
-        put_metadata_with(metadata, "count", 300, &mut with);
+        put_metadata_with(metadata, "count", 300, &mut with).unwrap();
         assert_eq!(number_in_metadata(&with, "count"), Some(300), "the last one counts");
         assert_eq!(number_in_metadata(&with, "other"), None);
         let head = Head::Response { conn_id: 0, request_id: 1, metadata: &with };

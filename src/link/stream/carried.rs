@@ -1,9 +1,12 @@
 //! Descriptors over a byte stream that is a Unix socket: which frame they belong to, on both sides.
 //!
 //! They go with the first byte of their message's frame, in one packet of the system's, and the message says how many
-//! they are, in its metadata: a foreign peer finds one entry more that it does not know. The receiver keeps what arrived
-//! until the frame is complete. A read ends behind the first bytes that came with descriptors, and is made when no
-//! complete frame is left, so that never more than two packets wait: those of the frame at hand, and of the next one.
+//! they are, in its metadata: a foreign peer finds one entry more that it does not know. The frame is written at once,
+//! behind all that waited, so that what the system refuses is refused to this message, and nothing stands behind it.
+//!
+//! The receiver keeps what arrived until the frame is complete. A read ends behind the first bytes that came with
+//! descriptors, and is made when no complete frame is left, so that never more than two packets wait: those of the frame at
+//! hand, and of the next one. Each belongs to a frame that begins in what its read brought.
 
 #[cfg_attr(target_os = "linux", path = "carried/socket.rs")]
 #[cfg_attr(not(target_os = "linux"), path = "carried/none.rs")]
@@ -11,86 +14,52 @@ mod socket;
 
 use std::collections::VecDeque;
 
-pub(super) use self::socket::{carries, is_crowded, poll_read, poll_write, probe};
+pub(super) use self::socket::{Passage, Waits, carries, empty, poll_read, poll_room, refused, try_write};
 use crate::{
     error::LinkEnd,
     link::{
-        Head, Message, codec,
-        descriptors::{ANNOUNCED, Descriptors, MOST_DESCRIPTORS},
+        EncodeFault, Head, Message, codec,
+        descriptors::{ANNOUNCED, Descriptors},
     },
 };
 
-/// Descriptors that wait to be sent, by where in the buffer their frame begins.
-#[derive(Default)]
-pub(super) struct Outbox {
-    waiting: VecDeque<(usize, Descriptors)>,
-    /// How many they are.
+/// Makes `head` say how many descriptors go with it. `scratch` is memory that is used again.
+///
+/// # Errors
+///
+/// The metadata has no room for it.
+pub(super) fn announce<'h>(
+    head: &Head<'h>,
     count: usize,
-    /// The metadata that says so: memory that is used again.
-    metadata: Vec<u8>,
+    scratch: &'h mut Vec<u8>,
+) -> Result<Head<'h>, EncodeFault> {
+    let mut head = *head;
+    if let Head::Request { metadata, .. } | Head::Response { metadata, .. } = &mut head {
+        scratch.clear();
+        codec::put_metadata_with(metadata, ANNOUNCED, count as u64, scratch)?;
+        *metadata = scratch;
+    }
+    Ok(head)
 }
 
-/// Descriptors that wait in a sender at most, for a peer that does not read: what one message may have. Messages with more
-/// wait until they are gone.
-const MOST_WAITING: usize = MOST_DESCRIPTORS;
-
-impl Outbox {
-    /// Whether so many more may wait. Any number may where none do.
-    pub(super) fn takes(&self, count: usize) -> bool {
-        self.count == 0 || self.count + count <= MOST_WAITING
-    }
-
-    /// Makes `head` say how many descriptors go with it.
-    pub(super) fn announce<'h>(&'h mut self, head: &Head<'h>, count: usize) -> Head<'h> {
-        let mut head = *head;
-        if let Head::Request { metadata, .. } | Head::Response { metadata, .. } = &mut head {
-            self.metadata.clear();
-            codec::put_metadata_with(metadata, ANNOUNCED, count as u64, &mut self.metadata);
-            *metadata = &self.metadata;
-        }
-        head
-    }
-
-    /// Descriptors that go with the frame that begins at `at`.
-    pub(super) fn push(&mut self, at: usize, descriptors: Descriptors) {
-        self.count += descriptors.len();
-        self.waiting.push_back((at, descriptors));
-    }
-
-    /// What may be written at `at` in one piece, of a buffer of `len` bytes: as far as which end, and with which
-    /// descriptors.
-    pub(super) fn piece(&self, at: usize, len: usize) -> (usize, Option<&Descriptors>) {
-        let mut waiting = self.waiting.iter();
-        match waiting.next() {
-            None => (len, None),
-            Some((begin, _)) if *begin > at => (*begin, None),
-            Some((_, descriptors)) => (waiting.next().map_or(len, |(begin, _)| *begin), Some(descriptors)),
-        }
-    }
-
-    /// The first that waited are sent.
-    pub(super) fn sent(&mut self) {
-        if let Some((_, descriptors)) = self.waiting.pop_front() {
-            self.count -= descriptors.len();
-        }
-    }
-
-    /// The first `len` bytes of the buffer are gone.
-    pub(super) fn moved(&mut self, len: usize) {
-        self.waiting.iter_mut().for_each(|(at, _)| *at -= len);
-    }
-}
-
-/// Descriptors that arrived, a packet each, before the message that they belong to was complete. `None`: the system has
-/// closed some.
+/// Descriptors that arrived, a packet each, before the message that they belong to was complete.
 #[derive(Default)]
 pub(super) struct Inbox {
-    packets: VecDeque<Option<Descriptors>>,
+    packets: VecDeque<Packet>,
 }
 
-impl Drop for Inbox {
-    fn drop(&mut self) {
-        self.packets.drain(..).flatten().for_each(Descriptors::close_apart);
+struct Packet {
+    /// `None`: the system has closed some.
+    descriptors: Option<Descriptors>,
+    /// Where in the stream the read ended that brought it.
+    end: u64,
+}
+
+impl Packet {
+    /// Nobody has announced it.
+    fn unannounced(&self) -> LinkEnd {
+        let arrived = self.descriptors.as_ref().map_or(1, Descriptors::len); // or more
+        LinkEnd::Descriptors { announced: 0, arrived }
     }
 }
 
@@ -98,14 +67,16 @@ impl Drop for Inbox {
 const MOST_PACKETS: usize = 2;
 
 impl Inbox {
+    #[inline]
     pub(super) fn is_empty(&self) -> bool {
         self.packets.is_empty()
     }
 
-    fn push(&mut self, packet: Option<Descriptors>) -> Result<(), LinkEnd> {
+    /// A packet came with a read that ended at `end`.
+    fn push(&mut self, descriptors: Option<Descriptors>, end: u64) -> Result<(), LinkEnd> {
+        let packet = Packet { descriptors, end };
         if self.packets.len() == MOST_PACKETS {
-            let arrived = packet.map_or(0, |descriptors| descriptors.len());
-            return Err(LinkEnd::Descriptors { announced: 0, arrived });
+            return Err(packet.unannounced());
         }
         self.packets.push_back(packet);
         Ok(())
@@ -117,12 +88,20 @@ impl Inbox {
             return Ok(None);
         };
         let Some(announced) = codec::number_in_metadata(metadata, ANNOUNCED) else { return Ok(None) };
-        let packet = self.packets.pop_front();
+        let packet = self.packets.pop_front().map(|packet| packet.descriptors);
         match &packet {
             Some(Some(descriptors)) if descriptors.len() as u64 != announced => {
                 Err(LinkEnd::Descriptors { announced, arrived: descriptors.len() })
             }
             _ => Ok(packet),
+        }
+    }
+
+    /// All frames that begin before `begin` are complete and were handed out.
+    pub(super) fn check(&self, begin: u64) -> Result<(), LinkEnd> {
+        match self.packets.front() {
+            Some(packet) if packet.end <= begin => Err(packet.unannounced()),
+            _ => Ok(()),
         }
     }
 }

@@ -4,6 +4,7 @@ use std::{
     future::poll_fn,
     io,
     pin::{Pin, pin},
+    sync::Arc,
     task::{Context, Poll, Waker, ready},
 };
 
@@ -21,6 +22,7 @@ use crate::{
     link::{
         ChannelRef, Limits, Receiver, Sink,
         codec::{decode_message, message_limit, oversize},
+        descriptors::Closer,
         frame::{Deframer, FrameFault},
     },
     settings::{Settings, Waiting},
@@ -30,11 +32,15 @@ use crate::{
 pub(in crate::link) const BATCH: usize = 256;
 
 /// Cuts what a reader brings into messages.
-pub(super) struct StreamReceiver<R> {
+pub(super) struct StreamReceiver<R: 'static> {
     reader: R,
     deframer: Deframer,
+    /// The bytes that were read.
+    read: u64,
     /// The descriptors that arrived.
     carried: Inbox,
+    /// Who closes those that nobody takes.
+    closer: Arc<Closer>,
     /// Scratch of one message.
     channels: Vec<ChannelRef>,
     max_payload_size: u32,
@@ -47,12 +53,14 @@ pub(super) struct StreamReceiver<R> {
     ended: Option<LinkEnd>,
 }
 
-impl<R> StreamReceiver<R> {
+impl<R: 'static> StreamReceiver<R> {
     pub(super) fn new(reader: R, settings: &Settings) -> Self {
         StreamReceiver {
             reader,
             deframer: Deframer::new(message_limit(settings.max_payload_size)),
+            read: 0,
             carried: Inbox::default(),
+            closer: Closer::new(settings.max_held_descriptors as usize),
             channels: Vec::new(),
             max_payload_size: settings.max_payload_size,
             greeted: false,
@@ -92,6 +100,9 @@ impl<R> StreamReceiver<R> {
 
     /// Hands out the next message and returns whether `sink` takes more; `None` if none is complete.
     fn hand_out_one(&mut self, sink: &mut dyn Sink) -> Result<Option<bool>, LinkEnd> {
+        if !self.carried.is_empty() {
+            self.carried.check(self.read - self.deframer.left() as u64)?;
+        }
         let frame = match self.deframer.next_frame() {
             Ok(Some(frame)) => frame,
             Ok(None) => return Ok(None),
@@ -135,7 +146,10 @@ impl<R: AsyncRead + Unpin + 'static> StreamReceiver<R> {
             }
             match ready!(self.poll_read(cx)) {
                 Ok(Ok(0)) => self.ended = Some(LinkEnd::Gone),
-                Ok(Ok(len)) => self.deframer.arrived(len),
+                Ok(Ok(len)) => {
+                    self.deframer.arrived(len);
+                    self.read += len as u64;
+                }
                 Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
                 Ok(Err(error)) => self.ended = Some(end_of(error)),
                 Err(end) => self.ended = Some(end),
@@ -146,12 +160,19 @@ impl<R: AsyncRead + Unpin + 'static> StreamReceiver<R> {
     /// Reads what is there, with its descriptors where the stream carries some.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<io::Result<usize>, LinkEnd>> {
         let room = self.deframer.room();
-        if let Some(read) = carried::poll_read(&self.reader, cx, room, &mut self.carried) {
+        let into = (&mut *room, self.read);
+        if let Some(read) = carried::poll_read(&self.reader, cx, into, &mut self.carried, &self.closer) {
             return read;
         }
         let mut room = ReadBuf::new(room);
         let read = ready!(Pin::new(&mut self.reader).poll_read(cx, &mut room));
         Poll::Ready(Ok(read.map(|()| room.filled().len())))
+    }
+}
+
+impl<R: 'static> Drop for StreamReceiver<R> {
+    fn drop(&mut self) {
+        carried::empty(&self.reader, &self.closer);
     }
 }
 

@@ -17,7 +17,7 @@ use tokio::{
 };
 
 use super::{
-    carried::{self, Outbox},
+    carried::{self, Passage, Waits},
     end_of,
 };
 use crate::{
@@ -25,6 +25,7 @@ use crate::{
     link::{
         Body, ChannelRef, Head, Limits, Publish, SendFault, Sender,
         codec::{encode_head, message_limit},
+        descriptors::{Descriptors, MOST_DESCRIPTORS},
         frame::{max_frame_len, push_frame},
         message::encode_carrying,
     },
@@ -37,8 +38,9 @@ pub(super) struct StreamSender<W> {
     /// Whole frames; the first `written` bytes have been written.
     buffer: Vec<u8>,
     written: usize,
-    /// The descriptors that go with frames in it.
-    carried: Outbox,
+    /// The way out for descriptors, and what a message with some waits for: nothing else is sent then.
+    passage: Passage,
+    waits: Option<Waits>,
     /// The bytes that may wait to be written. A message that finds none waiting may exceed it.
     capacity: usize,
     /// The frame, in bytes, that was refused last.
@@ -51,21 +53,19 @@ pub(super) struct StreamSender<W> {
     /// The peer does not read any more: the link ends when `respite` is over.
     hung_up: bool,
     respite: Pin<Box<Sleep>>,
-    /// The system takes no more descriptors: they are tried again when this is over.
-    crowded: Option<Pin<Box<Sleep>>>,
+    /// A message with descriptors could not be written. The driver finds it here.
+    failed: Option<LinkEnd>,
     ended: Option<LinkEnd>,
     /// Scratch of one message.
     head: Vec<u8>,
     channels: Vec<ChannelRef>,
     payload: Vec<u8>,
+    metadata: Vec<u8>,
 }
 
 /// What the reader has, from the moment when a write failed, to bring what arrived before. The runtime looks
 /// for that at the latest when it looks whether this is over.
 const RESPITE: Duration = Duration::from_millis(20);
-
-/// How long to wait, where the system has too many descriptors under way, before it is asked again. It tells nobody.
-const CROWDED: Duration = Duration::from_millis(5);
 
 impl<W> StreamSender<W> {
     /// To be created inside of a runtime.
@@ -74,7 +74,8 @@ impl<W> StreamSender<W> {
             writer,
             buffer: Vec::new(),
             written: 0,
-            carried: Outbox::default(),
+            passage: Passage::new((settings.max_descriptors as usize).min(MOST_DESCRIPTORS)),
+            waits: None,
             capacity: usize::try_from(settings.send_buffer).unwrap_or(usize::MAX),
             refused: 0,
             max_message: message_limit(settings.max_payload_size),
@@ -82,11 +83,12 @@ impl<W> StreamSender<W> {
             blocked: false,
             hung_up: false,
             respite: Box::pin(sleep(RESPITE)),
-            crowded: None,
+            failed: None,
             ended: None,
             head: Vec::new(),
             channels: Vec::new(),
             payload: Vec::new(),
+            metadata: Vec::new(),
         }
     }
 
@@ -123,7 +125,6 @@ impl<W> StreamSender<W> {
     fn compact(&mut self) {
         if self.written >= self.waiting() {
             self.buffer.drain(..self.written);
-            self.carried.moved(self.written);
             self.written = 0;
         }
     }
@@ -145,26 +146,13 @@ impl<W: AsyncWrite + Unpin + 'static> StreamSender<W> {
     /// Writes all that waits.
     fn poll_write_all(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LinkEnd>> {
         while self.written < self.buffer.len() {
-            let (end, carried) = self.carried.piece(self.written, self.buffer.len());
-            let (bytes, carries) = (&self.buffer[self.written..end], carried.is_some());
-            let wrote = match carried {
-                Some(carried) => carried::poll_write(&self.writer, cx, bytes, carried),
-                None => Pin::new(&mut self.writer).poll_write(cx, bytes),
-            };
-            match ready!(wrote) {
+            match ready!(Pin::new(&mut self.writer).poll_write(cx, &self.buffer[self.written..])) {
                 Ok(0) => return Poll::Ready(Err(LinkEnd::Gone)),
                 Ok(len) => {
-                    if carries {
-                        self.carried.sent();
-                    }
                     self.written = self.buffer.len().min(self.written + len);
                     self.unflushed = true;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if carried::is_crowded(&error) => {
-                    ready!(self.crowded.get_or_insert_with(|| Box::pin(sleep(CROWDED))).as_mut().poll(cx));
-                    self.crowded = None;
-                }
                 Err(error) => return Poll::Ready(Err(end_of(error))),
             }
         }
@@ -178,42 +166,108 @@ impl<W: AsyncWrite + Unpin + 'static> StreamSender<W> {
     }
 }
 
+impl<W: 'static> StreamSender<W> {
+    /// Refuses a message, whose head is encoded, that is longer than both sides agreed on. Returns its length.
+    fn check_message(&self, payload: usize) -> Result<usize, SendFault> {
+        let (len, limit) = (self.head.len().saturating_add(payload), self.max_message);
+        if len > limit {
+            return Err(SendFault::TooLarge { len, limit, setting: "max_payload_size" });
+        }
+        Ok(len)
+    }
+
+    /// Sends a message that carries descriptors, whose payload is encoded and has `len` bytes: at once, behind all that
+    /// waits. What the system refuses has not happened.
+    ///
+    /// One system call, one more if something waits, and one each time that as many are under way as may be.
+    fn send_with(
+        &mut self,
+        head: &Head<'_>,
+        len: usize,
+        descriptors: &Descriptors,
+    ) -> Result<usize, SendFault> {
+        let count = descriptors.len();
+        let head = carried::announce(head, count, &mut self.metadata).map_err(SendFault::Encode)?;
+        self.head.clear();
+        encode_head(&head, &self.channels, len, &mut self.head);
+        self.check_message(len)?;
+        if !self.push_out() {
+            return Err(self.wait(Waits::Room));
+        }
+        if !self.passage.takes(&self.writer, count) {
+            return Err(self.wait(Waits::Reading));
+        }
+        self.buffer.clear();
+        self.written = 0;
+        push_frame(&mut self.buffer, &self.head, &self.payload[..len]);
+        match carried::try_write(&self.writer, &self.buffer, descriptors) {
+            Ok(written @ 1..) => self.written = written,
+            refused => {
+                self.buffer.clear();
+                return Err(self.not_written(refused.err()));
+            }
+        }
+        self.passage.sent(count);
+        if self.waiting() == 0 {
+            self.buffer.clear();
+            self.written = 0;
+        }
+        Ok(len)
+    }
+
+    /// Writes what waits, if the socket takes it at once.
+    fn push_out(&mut self) -> bool {
+        // What fails here, fails for the driver, too, who ends the link with it.
+        if self.waiting() > 0
+            && let Ok(len) =
+                carried::try_write(&self.writer, &self.buffer[self.written..], &Descriptors::NONE)
+        {
+            self.written += len;
+        }
+        self.waiting() == 0
+    }
+
+    /// Why a message with descriptors was not written: `None`, if the socket takes nothing at the moment.
+    fn not_written(&mut self, error: Option<io::Error>) -> SendFault {
+        let Some(error) = error.filter(|error| error.kind() != io::ErrorKind::WouldBlock) else {
+            return self.wait(Waits::Room);
+        };
+        match end_of(error) {
+            LinkEnd::Io(error) => SendFault::Encode(carried::refused(&error)),
+            end => {
+                self.failed = Some(end);
+                self.full(usize::MAX)
+            }
+        }
+    }
+
+    /// Nothing is sent until what a message with descriptors waits for has come.
+    fn wait(&mut self, waits: Waits) -> SendFault {
+        self.waits = Some(waits);
+        self.full(usize::MAX)
+    }
+}
+
 impl<W: AsyncWrite + Unpin + Send + 'static> Sender for StreamSender<W> {
     fn send(&mut self, head: &Head<'_>, body: &mut dyn Body) -> Result<usize, SendFault> {
         if let Some(end) = &self.ended {
             return Err(SendFault::Ended(end.clone()));
         }
-        if !self.takes(1) {
+        if self.waits.is_some() || !self.takes(1) {
             return Err(self.full(1)); // before `body` was troubled
         }
         let (len, descriptors) =
             encode_carrying(body, &mut self.payload, &mut self.channels).map_err(SendFault::Encode)?;
-        if !descriptors.is_empty() && !self.carried.takes(descriptors.len()) {
-            return Err(self.full(usize::MAX)); // until all that waits is gone
+        if !descriptors.is_empty() {
+            return self.send_with(head, len, &descriptors);
         }
         self.head.clear();
-        if descriptors.is_empty() {
-            encode_head(head, &self.channels, len, &mut self.head);
-        } else {
-            let head = self.carried.announce(head, descriptors.len());
-            encode_head(&head, &self.channels, len, &mut self.head);
-        }
-        let message = self.head.len().saturating_add(len);
-        if message > self.max_message {
-            let limit = self.max_message;
-            return Err(SendFault::TooLarge { len: message, limit, setting: "max_payload_size" });
-        }
-        let frame = max_frame_len(message).saturating_add(1);
+        encode_head(head, &self.channels, len, &mut self.head);
+        let frame = max_frame_len(self.check_message(len)?).saturating_add(1);
         if !self.takes(frame) {
             return Err(self.full(frame));
         }
-        if !descriptors.is_empty() {
-            carried::probe(&descriptors).map_err(SendFault::Encode)?;
-        }
         self.compact();
-        if !descriptors.is_empty() {
-            self.carried.push(self.buffer.len(), descriptors);
-        }
         push_frame(&mut self.buffer, &self.head, &self.payload[..len]);
         Ok(len)
     }
@@ -232,11 +286,18 @@ impl<W: AsyncWrite + Unpin + Send + 'static> Sender for StreamSender<W> {
             return Poll::Ready(Err(end.clone()));
         }
         self.blocked = true; // wherever this returns `Pending`
-        let written = if self.hung_up { Err(LinkEnd::Gone) } else { ready!(self.poll_write_all(cx)) };
+        let written = match self.failed.take() {
+            Some(end) => Err(end),
+            None if self.hung_up => Err(LinkEnd::Gone),
+            None => ready!(self.poll_write_all(cx)),
+        };
         if let Err(end) = written {
             return self.poll_failed(end, cx).map(Err);
         }
         self.blocked = false;
+        if self.waits.is_some_and(|waits| carried::poll_room(&self.writer, waits, cx).is_ready()) {
+            self.waits = None;
+        }
         Poll::Ready(Ok(()))
     }
 
@@ -246,6 +307,7 @@ impl<W: AsyncWrite + Unpin + Send + 'static> Sender for StreamSender<W> {
         }
         // Below half, so that those who wait are not woken for each few bytes. While it says no, bytes wait,
         // and so the driver is in `poll_flush`, or was told to flush.
-        Ok(self.takes(self.refused.max(self.capacity / 2)))
+        // A message with descriptors waits for more than that, and the driver's waker is with the socket.
+        Ok(self.waits.is_none() && self.takes(self.refused.max(self.capacity / 2)))
     }
 }

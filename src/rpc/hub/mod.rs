@@ -12,6 +12,7 @@
 
 mod channels;
 mod connections;
+mod descriptors;
 mod end;
 mod loans;
 mod role;
@@ -27,7 +28,11 @@ use std::{
 
 use tokio::{runtime::Handle, sync::Notify};
 
-pub(crate) use self::{channels::ChannelLimits, waiting::Place};
+pub(crate) use self::{
+    channels::ChannelLimits,
+    descriptors::{DescriptorLimits, Patience},
+    waiting::Place,
+};
 use self::{channels::Places, connections::Leaving, role::Callers, waiting::Starving};
 use super::{
     block::is_blocking,
@@ -67,8 +72,7 @@ impl Ends for Local {
 pub(crate) struct Hub {
     pub(crate) limits: Limits,
     pub(crate) max_nesting: u32,
-    /// Descriptors of one message at most; 0 on a link that carries none.
-    max_descriptors: usize,
+    pub(crate) descriptors: DescriptorLimits,
     pub(crate) session: Mutex<Session<Local>>,
     pub(crate) out: Mutex<Outgoing>,
     pub(crate) receive: Mutex<Box<dyn Receiver>>,
@@ -118,7 +122,7 @@ pub(crate) struct Hub {
 pub(crate) struct HubParts {
     pub(crate) limits: Limits,
     pub(crate) max_nesting: u32,
-    pub(crate) max_descriptors: usize,
+    pub(crate) descriptors: DescriptorLimits,
     pub(crate) session: Session<Local>,
     pub(crate) out: Outgoing,
     pub(crate) receiver: Box<dyn Receiver>,
@@ -137,7 +141,7 @@ impl Hub {
         let hub = Arc::new(Hub {
             limits: parts.limits,
             max_nesting: parts.max_nesting,
-            max_descriptors: parts.max_descriptors,
+            descriptors: parts.descriptors,
             session: Mutex::new(parts.session),
             out: Mutex::new(parts.out),
             receive: Mutex::new(parts.receiver),
@@ -194,19 +198,10 @@ impl Hub {
         if count > limit { Err(EncodeFault::TooManyChannels { count, limit }) } else { Ok(()) }
     }
 
-    /// How many descriptors a message may carry.
-    pub(crate) fn check_descriptors(&self, count: usize) -> Result<(), EncodeFault> {
-        match self.max_descriptors {
-            0 => Err(EncodeFault::NoDescriptors { count }),
-            limit if count > limit => Err(EncodeFault::TooManyDescriptors { count, limit }),
-            _ => Ok(()),
-        }
-    }
-
     /// What a method always returns has to come back over this link.
     #[inline]
     pub(crate) fn check_result(&self, method: &Method) -> Result<(), Refusal> {
-        if method.returns_descriptor && self.max_descriptors == 0 {
+        if method.returns_descriptor && !self.descriptors.any() {
             return Err(Refusal::DescriptorNotReturned);
         }
         Ok(())

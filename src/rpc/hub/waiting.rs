@@ -8,7 +8,10 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use super::Hub;
+use super::{
+    Hub,
+    descriptors::{Crowd, Patience},
+};
 use crate::{
     error::LinkEnd,
     link::CreditTable,
@@ -26,11 +29,11 @@ impl Hub {
         self: &Arc<Self>,
         cx: &Context<'_>,
         place: &mut Place,
-        mut attempt: impl FnMut() -> Result<T, Obstacle<E>>,
+        mut attempt: impl FnMut(Patience) -> Result<T, Obstacle<E>>,
     ) -> Poll<Result<T, E>> {
         let mut waits_for = None;
         loop {
-            let blocked = match attempt() {
+            let blocked = match attempt(place.patience(self)) {
                 Ok(done) => return Poll::Ready(Ok(done)),
                 Err(Obstacle::Final(error)) => return Poll::Ready(Err(error)),
                 Err(Obstacle::Blocked(blocked)) => blocked,
@@ -47,6 +50,7 @@ impl Hub {
     fn wait_for(self: &Arc<Self>, blocked: Blocked, place: &mut Place, waker: &Waker) {
         match blocked {
             Blocked::Slot => place.wait(self, For::Slot, waker),
+            Blocked::Crowded => place.wait_out_crowd(self, waker),
             // Only elements need credit, and their senders wait for it on their channel.
             Blocked::Room | Blocked::Credit { .. } => self.wait_for_room(place, waker),
         }
@@ -153,6 +157,7 @@ pub(super) enum For {
 #[derive(Default)]
 pub(crate) struct Place {
     taken: Option<(Arc<Hub>, For, u64)>,
+    crowd: Option<Box<Crowd>>,
 }
 
 impl Place {
@@ -168,6 +173,17 @@ impl Place {
         let (ticket, renewed) = lock(hub.queue(wanted)).wait(known, waker);
         drop(renewed); // outside of the lock
         self.taken = Some((Arc::clone(hub), wanted, ticket));
+    }
+
+    #[inline]
+    fn patience(&self, hub: &Hub) -> Patience {
+        self.crowd.as_ref().map_or(Patience::Left, |crowd| crowd.patience(hub))
+    }
+
+    #[cold]
+    fn wait_out_crowd(&mut self, hub: &Hub, waker: &Waker) {
+        self.leave();
+        self.crowd.get_or_insert_with(|| Box::new(Crowd::new(hub))).wait(hub, waker);
     }
 
     fn leave(&mut self) {

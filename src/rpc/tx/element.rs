@@ -96,7 +96,8 @@ pub(super) fn poll_remote(
             return Poll::Pending;
         }
         match blocked {
-            Blocked::Room | Blocked::Slot => hub.wait_for_room(&mut wait.room, cx.waker()),
+            // An element carries no descriptors.
+            Blocked::Room | Blocked::Slot | Blocked::Crowded => hub.wait_for_room(&mut wait.room, cx.waker()),
             Blocked::Credit { .. } => {
                 wait.on(channel, cx.waker());
                 hub.wait_for_credit(channel, remote);

@@ -4,10 +4,10 @@ use std::{
     any::Any,
     io,
     os::fd::AsFd,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
-use rustix::io::Errno;
 use tokio::{
     io::Interest,
     net::{
@@ -21,7 +21,7 @@ use crate::{
     error::LinkEnd,
     link::{
         EncodeFault,
-        descriptors::{self, Descriptors},
+        descriptors::{self, Closer, Descriptors, End, Unread, is_drained},
     },
 };
 
@@ -38,51 +38,93 @@ pub(in super::super) fn carries<H: 'static>(half: &H) -> bool {
     socket(half).is_some()
 }
 
-/// Writes bytes, the first of them with descriptors. For a half that carries them.
-pub(in super::super) fn poll_write<W: 'static>(
+/// The way out for descriptors.
+pub(in super::super) struct Passage(Unread);
+
+/// What a message with descriptors waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in super::super) enum Waits {
+    /// Room in the socket.
+    Room,
+    /// The peer has to receive what was sent.
+    Reading,
+}
+
+impl Passage {
+    /// No more than `most` are to be under way, but for a single message.
+    pub(in super::super) fn new(most: usize) -> Self {
+        Passage(Unread::new(most))
+    }
+
+    /// Whether so many more may be sent.
+    pub(in super::super) fn takes<W: 'static>(&self, writer: &W, count: usize) -> bool {
+        socket(writer).is_none_or(|socket| self.0.takes(socket.as_fd(), count))
+    }
+
+    /// So many were sent.
+    pub(in super::super) fn sent(&self, count: usize) {
+        self.0.sent(count);
+    }
+}
+
+/// Writes as many bytes as the socket takes at once, the first of them with descriptors. For a half that carries them.
+pub(in super::super) fn try_write<W: 'static>(
     writer: &W,
-    cx: &mut Context<'_>,
     bytes: &[u8],
     carried: &Descriptors,
-) -> Poll<io::Result<usize>> {
-    let Some(socket) = socket(writer) else { return Poll::Ready(Err(io::ErrorKind::Unsupported.into())) };
+) -> io::Result<usize> {
+    let Some(socket) = socket(writer) else { return Err(io::ErrorKind::Unsupported.into()) };
     let carried: Vec<_> = carried.iter().map(AsFd::as_fd).collect();
     loop {
-        ready!(socket.poll_write_ready(cx))?;
-        let send = || descriptors::send(socket.as_fd(), bytes, &carried);
-        match socket.try_io(Interest::WRITABLE, send) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            sent => return Poll::Ready(sent),
+        let sent = socket.try_io(Interest::WRITABLE, || descriptors::send(socket.as_fd(), bytes, &carried));
+        match sent {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            sent => return sent,
         }
     }
 }
 
-/// Whether the system passes these descriptors now. Asked before their message is committed: behind that, a refusal would be
-/// all that follow's, and not its own.
-pub(in super::super) fn probe(descriptors: &Descriptors) -> Result<(), EncodeFault> {
-    descriptors::probe(descriptors)
-        .map_err(|error| EncodeFault::Descriptor { code: error.raw_os_error().unwrap_or_default() })
+/// Why the system does not pass descriptors.
+pub(in super::super) fn refused(error: &io::Error) -> EncodeFault {
+    descriptors::refused(error)
 }
 
-/// Whether the system has too many descriptors under way to take more: somebody has to receive some first.
-pub(in super::super) fn is_crowded(error: &io::Error) -> bool {
-    Errno::from_io_error(error) == Some(Errno::TOOMANYREFS)
+/// Ready when what a message waits for has come; otherwise the task of `cx` is woken then.
+pub(in super::super) fn poll_room<W: 'static>(writer: &W, waits: Waits, cx: &mut Context<'_>) -> Poll<()> {
+    let Some(socket) = socket(writer) else { return Poll::Ready(()) };
+    let drained = || if is_drained(socket.as_fd()) { Ok(()) } else { Err(io::ErrorKind::WouldBlock.into()) };
+    loop {
+        match ready!(socket.poll_write_ready(cx)) {
+            Err(_) => return Poll::Ready(()), // what is wrong is told by the call that writes
+            Ok(()) if waits == Waits::Room => return Poll::Ready(()),
+            // The poller tells of each packet that the peer receives, once only a few are left.
+            Ok(()) => match socket.try_io(Interest::WRITABLE, drained) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                _ => return Poll::Ready(()),
+            },
+        }
+    }
 }
 
-/// Reads bytes, and keeps the descriptors that come with them. `None`: the half carries none, and nothing was read.
+/// Reads bytes, of which `before` have been read, and keeps the descriptors that come with them. `None`: the half
+/// carries none, and nothing was read.
 pub(in super::super) fn poll_read<R: 'static>(
     reader: &R,
     cx: &mut Context<'_>,
-    room: &mut [u8],
+    (room, before): (&mut [u8], u64),
     inbox: &mut Inbox,
+    closer: &Arc<Closer>,
 ) -> Option<Poll<Result<io::Result<usize>, LinkEnd>>> {
-    let read = poll_receive(socket(reader)?, cx, room);
+    let read = poll_receive(socket(reader)?, cx, room, closer);
     Some(read.map(|received| {
         let Received { bytes, packet } = match received {
             Ok(received) => received,
             Err(error) => return Ok(Err(error)),
         };
-        packet.map_or(Ok(()), |packet| inbox.push(packet))?;
+        if let Some(packet) = packet {
+            closer.check()?;
+            inbox.push(packet, before.saturating_add(bytes as u64))?;
+        }
         Ok(Ok(bytes))
     }))
 }
@@ -94,19 +136,20 @@ struct Received {
     packet: Option<Option<Descriptors>>,
 }
 
-fn poll_receive(socket: &UnixStream, cx: &mut Context<'_>, room: &mut [u8]) -> Poll<io::Result<Received>> {
+fn poll_receive(
+    socket: &UnixStream,
+    cx: &mut Context<'_>,
+    room: &mut [u8],
+    closer: &Arc<Closer>,
+) -> Poll<io::Result<Received>> {
     loop {
         ready!(socket.poll_read_ready(cx))?;
         let mut received = None;
         let tried = socket.try_io(Interest::READABLE, || {
-            let mut carried = Vec::new();
-            let descriptors::Received { bytes, lost } =
-                descriptors::receive(socket.as_fd(), room, &mut carried)?;
-            let packet = if lost {
-                Some(None)
-            } else {
-                (!carried.is_empty()).then(|| Some(carried.into_iter().collect()))
-            };
+            let descriptors::Received { bytes, descriptors, lost } =
+                descriptors::receive(socket.as_fd(), End::Own, room, closer)?;
+            let packet =
+                if lost { Some(None) } else { (!descriptors.is_empty()).then_some(Some(descriptors)) };
             // A short read has emptied the socket, unless descriptors have ended it: the poller tells of what comes
             // next, and a system call that would find nothing is saved.
             let emptied = (1..room.len()).contains(&bytes) && packet.is_none();
@@ -120,5 +163,12 @@ fn poll_receive(socket: &UnixStream, cx: &mut Context<'_>, room: &mut [u8]) -> P
             }
             (None, _) => {}
         }
+    }
+}
+
+/// Takes what is left in the socket, if the half carries descriptors, and lets nothing more come.
+pub(in super::super) fn empty<R: 'static>(reader: &R, closer: &Arc<Closer>) {
+    if let Some(socket) = socket(reader) {
+        descriptors::empty(socket.as_fd(), closer);
     }
 }

@@ -1,0 +1,144 @@
+//! The two system calls.
+#![allow(unsafe_code)]
+
+use std::{
+    io::{self, IoSlice, IoSliceMut},
+    mem::MaybeUninit,
+    sync::Arc,
+};
+
+use rustix::{
+    fd::{BorrowedFd, FromRawFd, OwnedFd},
+    net::{
+        RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+        SendAncillaryMessage, SendFlags, Shutdown, recvmsg, sendmsg, shutdown,
+    },
+};
+
+use super::{Closer, Descriptors, MOST_DESCRIPTORS};
+use crate::link::EncodeFault;
+
+/// What one `recvmsg` brought.
+#[derive(Debug)]
+pub(crate) struct Received {
+    pub(crate) bytes: usize,
+    pub(crate) descriptors: Descriptors,
+    /// Descriptors came that this process may not have, and the system has closed them. Not since there were too
+    /// many: nobody can send more at once than [`receive`] has room for.
+    pub(crate) lost: bool,
+}
+
+/// Whose the end of a socket is that is received from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// This process's alone.
+    Own,
+    /// The peer may have it, too, and may have the system add things to what it brings (`SO_PASSPIDFD`).
+    Shared,
+}
+
+/// One `sendmsg`, which does not wait: the descriptors go with the first of the bytes. Returns how many of those
+/// went.
+pub(crate) fn send(
+    socket: BorrowedFd<'_>,
+    bytes: &[u8],
+    descriptors: &[BorrowedFd<'_>],
+) -> io::Result<usize> {
+    let mut space = [MaybeUninit::uninit(); SPACE];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !descriptors.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(descriptors)) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+    Ok(sendmsg(socket, &[IoSlice::new(bytes)], &mut ancillary, flags)?)
+}
+
+/// Why the system does not pass descriptors, by its error.
+pub(crate) fn refused(error: &io::Error) -> EncodeFault {
+    match error.raw_os_error() {
+        Some(libc::ETOOMANYREFS) => EncodeFault::Crowded,
+        code => EncodeFault::Descriptor { code: code.unwrap_or_default() },
+    }
+}
+
+/// One `recvmsg`, which does not wait. No program that this one starts inherits the descriptors; what nobody takes,
+/// `closer` closes.
+pub(crate) fn receive(
+    socket: BorrowedFd<'_>,
+    end: End,
+    bytes: &mut [u8],
+    closer: &Arc<Closer>,
+) -> io::Result<Received> {
+    let mut space = [MaybeUninit::uninit(); SPACE];
+    if end == End::Shared {
+        space.fill(MaybeUninit::new(0));
+    }
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
+    let got = recvmsg(socket, &mut [IoSliceMut::new(bytes)], &mut ancillary, flags)?;
+    let rights = ancillary.drain().filter_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(rights) => Some(rights),
+        _ => None,
+    });
+    let descriptors = rights.flatten().collect::<Descriptors>().passed(closer);
+    let (bytes, lost) = (got.bytes, got.flags.contains(ReturnFlags::CTRUNC));
+    drop(ancillary);
+    if end == End::Shared {
+        // SAFETY: initialised: each byte was before, and the system writes bytes. In bounds, aligned: the slice is of
+        // bytes, and as long. Alone: what borrowed it is dropped.
+        let space = unsafe { std::slice::from_raw_parts(space.as_ptr().cast::<u8>(), SPACE) };
+        unasked_for(space).for_each(drop);
+    }
+    Ok(Received { bytes, descriptors, lost })
+}
+
+/// Takes what is left in a socket that is about to be closed, and lets nothing more come. Else the close of the socket
+/// would be that of what a stranger has put into it, see [`Closer`]. Two system calls, and one for each piece that is left.
+pub(crate) fn empty(socket: BorrowedFd<'_>, closer: &Arc<Closer>) {
+    let _ = shutdown(socket, Shutdown::Read); // it fails for one that is not connected any more
+    let (mut room, mut failed) = ([0; 4096], false);
+    loop {
+        match receive(socket, End::Shared, &mut room, closer) {
+            Ok(received) if received.bytes > 0 || !received.descriptors.is_empty() => {}
+            // Said once, by a peer that has closed its end with something of ours in it.
+            Err(_) if !failed => failed = true,
+            _ => return,
+        }
+    }
+}
+
+/// Room for as many descriptors as can come at once.
+const SPACE: usize = rustix::cmsg_space!(ScmRights(MOST_DESCRIPTORS));
+
+/// Takes what the system has added of itself, and nobody else knows of: handles on the sender's process (`SCM_PIDFD`).
+/// `space` had only zeros in it before it was received into.
+fn unasked_for(space: &[u8]) -> impl Iterator<Item = OwnedFd> {
+    let mut at = space.as_ptr().align_offset(ALIGN);
+    std::iter::from_fn(move || {
+        loop {
+            let head = space.get(at..)?;
+            let (len, rest) = head.split_first_chunk()?;
+            let (level, rest) = rest.split_first_chunk()?;
+            let (kind, rest) = rest.split_first_chunk()?;
+            let len = usize::from_ne_bytes(*len);
+            if len == 0 {
+                return None;
+            }
+            at = at.checked_add(len)?.next_multiple_of(ALIGN);
+            if (i32::from_ne_bytes(*level), i32::from_ne_bytes(*kind)) == (libc::SOL_SOCKET, SCM_PIDFD) {
+                let descriptor = i32::from_ne_bytes(*rest.first_chunk()?);
+                if descriptor >= 0 {
+                    // SAFETY: open, and alone: the system has just made it for this call, whose space it was written to
+                    // and nobody else looks for its kind in, and this is done once.
+                    return Some(unsafe { OwnedFd::from_raw_fd(descriptor) });
+                }
+            }
+        }
+    })
+}
+
+/// What the messages of the system in a space are aligned to (`CMSG_ALIGN`).
+const ALIGN: usize = size_of::<usize>();
+
+/// The kind of a message that is a handle on a process; newer than the crate's headers on some architectures.
+const SCM_PIDFD: i32 = 4;

@@ -1,0 +1,152 @@
+//! What a link does about descriptors: how many a message may carry, how many of the peer's may be here, and what to do
+//! while the system passes none.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::atomic::{AtomicUsize, Ordering},
+    task::{Context, Waker},
+    time::{Duration, Instant},
+};
+
+use tokio::time::{Sleep, sleep};
+
+use super::Hub;
+use crate::{
+    error::LinkEnd,
+    link::{EncodeFault, SendFault, descriptors::MOST_DESCRIPTORS},
+    rpc::{
+        clock::now,
+        errors::{Obstacle, Refusal, sort},
+    },
+    settings::Settings,
+};
+
+/// The limits of a link, and what of them is used.
+pub(crate) struct DescriptorLimits {
+    /// Of one message; 0 on a link that carries none.
+    each: usize,
+    /// Of the peer's requests that are here.
+    held: AtomicUsize,
+    most_held: usize,
+    timeout: Duration,
+}
+
+impl DescriptorLimits {
+    pub(crate) fn new(settings: &Settings, carried: bool) -> Self {
+        let each = if carried { (settings.max_descriptors as usize).min(MOST_DESCRIPTORS) } else { 0 };
+        DescriptorLimits {
+            each,
+            held: AtomicUsize::new(0),
+            most_held: settings.max_held_descriptors as usize,
+            timeout: settings.descriptor_timeout,
+        }
+    }
+
+    /// Whether messages carry any.
+    #[inline]
+    pub(crate) fn any(&self) -> bool {
+        self.each > 0
+    }
+
+    /// How many descriptors a message may carry.
+    pub(crate) fn check(&self, count: usize) -> Result<(), EncodeFault> {
+        match self.each {
+            0 => Err(EncodeFault::NoDescriptors { count }),
+            limit if count > limit => Err(EncodeFault::TooManyDescriptors { count, limit }),
+            _ => Ok(()),
+        }
+    }
+
+    /// A request came with so many: whether they may be here, too. By whoever holds the receive role.
+    ///
+    /// # Errors
+    ///
+    /// They would be too many: why, for the peer.
+    pub(crate) fn hold(&self, count: usize) -> Result<(), String> {
+        // Relaxed, here and below: a count, which guards nothing else.
+        let (held, most) = (self.held.load(Ordering::Relaxed), self.most_held);
+        if held.saturating_add(count) > most {
+            return Err(format!(
+                "{count} descriptors, and {held} are here already, of at most {most} (Settings::max_held_descriptors)"
+            ));
+        }
+        self.held.fetch_add(count, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// The request's handler is gone.
+    pub(crate) fn let_go(&self, count: usize) {
+        self.held.fetch_sub(count, Ordering::Relaxed);
+    }
+}
+
+/// Whether a message waits longer for the system to pass its descriptors: see [`Settings::descriptor_timeout`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Patience {
+    Left,
+    Over,
+}
+
+impl Hub {
+    /// As [`sort`], for a message that may carry descriptors.
+    pub(crate) fn sort<E: From<Refusal> + From<LinkEnd>>(
+        &self,
+        fault: SendFault,
+        patience: Patience,
+    ) -> Obstacle<E> {
+        match (fault, patience) {
+            (SendFault::Encode(EncodeFault::Crowded), Patience::Over) => {
+                let (limit, after) = (open_limit(), self.descriptors.timeout);
+                Obstacle::Final(Refusal::DescriptorsCrowded { limit, after }.into())
+            }
+            (fault, _) => sort(fault),
+        }
+    }
+}
+
+/// A wait for the system to pass descriptors again. It tells nobody, so that it is asked again and again.
+pub(super) struct Crowd {
+    since: Instant,
+    again: Pin<Box<Sleep>>,
+}
+
+/// How long to wait before the system is asked again.
+const PAUSE: Duration = Duration::from_millis(5);
+
+impl Crowd {
+    pub(super) fn new(hub: &Hub) -> Self {
+        Crowd { since: now(), again: pause(hub) }
+    }
+
+    pub(super) fn patience(&self, hub: &Hub) -> Patience {
+        let over = now().saturating_duration_since(self.since) >= hub.descriptors.timeout;
+        if over { Patience::Over } else { Patience::Left }
+    }
+
+    /// Wakes a task when it is time to ask again.
+    pub(super) fn wait(&mut self, hub: &Hub, waker: &Waker) {
+        let mut cx = Context::from_waker(waker);
+        if self.again.as_mut().poll(&mut cx).is_ready() {
+            self.again = pause(hub);
+            let _ = self.again.as_mut().poll(&mut cx); // it has just begun
+        }
+    }
+}
+
+fn pause(hub: &Hub) -> Pin<Box<Sleep>> {
+    let _inside = hub.runtime.enter();
+    Box::pin(sleep(PAUSE))
+}
+
+/// `RLIMIT_NOFILE` of this process.
+#[cfg(target_os = "linux")]
+fn open_limit() -> u64 {
+    rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+/// Where the system is another one, no socket of a link carries descriptors.
+#[cfg(not(target_os = "linux"))]
+fn open_limit() -> u64 {
+    u64::MAX
+}
