@@ -64,6 +64,8 @@ pub(crate) enum Brought<'a> {
     Shared(&'a Bytes),
     /// Taken apart, for the first who takes it.
     Vector(&'a RefCell<Vector>),
+    /// Nowhere: it has so many bytes, more than any payload of the link, and the session refuses it for that.
+    TooLong(usize),
 }
 
 impl Brought<'_> {
@@ -74,6 +76,7 @@ impl Brought<'_> {
             Brought::Here(bytes) => bytes.len(),
             Brought::Shared(bytes) => bytes.len(),
             Brought::Vector(vector) => vector.borrow().len(),
+            Brought::TooLong(len) => *len,
         }
     }
 }

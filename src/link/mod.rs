@@ -225,6 +225,9 @@ pub(crate) trait Sink {
         drop(descriptors);
     }
 
+    /// What comes next is copied, and that takes its time: what others wait for is let go.
+    fn about_to_copy(&mut self) {}
+
     /// Takes one message; `false` stops the drain after it.
     fn message(&mut self, message: Message<'_>) -> bool;
 }

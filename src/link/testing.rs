@@ -56,6 +56,7 @@ impl Brought<'_> {
             Brought::Here(bytes) => bytes.to_vec(),
             Brought::Shared(bytes) => bytes.to_vec(),
             Brought::Vector(vector) => vector.borrow().parts().concat(),
+            Brought::TooLong(_) => Vec::new(),
         }
     }
 }

@@ -9,7 +9,7 @@
 //! Only the shape is looked at: what is set apart is what the [strict](crate::DecodeError) reader would give for a
 //! vector, and the payload is as long as the peer has sent.
 
-use std::{fmt, mem};
+use std::{fmt, mem, sync::Arc};
 
 /// A payload that is one byte vector, taken apart.
 #[derive(Default)]
@@ -23,7 +23,7 @@ pub(crate) struct Vector {
 /// Bytes that lie in a link's memory until somebody wants them.
 struct Left {
     len: usize,
-    memory: Box<dyn LinkMemory>,
+    memory: Arc<dyn LinkMemory>,
 }
 
 /// Memory of a link that is copied out when somebody wants it, and goes back to the peer when this is dropped.
@@ -99,7 +99,7 @@ impl Vector {
 
     /// Of what stands in front, and of so many bytes, which are copied when somebody wants them: if he takes a long
     /// time, or others come in between, that is into memory that is still in his cache.
-    pub(crate) fn left(front: Front, len: usize, memory: Box<dyn LinkMemory>) -> Self {
+    pub(crate) fn left(front: Front, len: usize, memory: Arc<dyn LinkMemory>) -> Self {
         Vector { front, bytes: Vec::new(), left: Some(Left { len, memory }) }
     }
 

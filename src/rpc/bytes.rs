@@ -21,6 +21,8 @@ use super::payload;
 /// | received, in a payload that came in a block, from any other peer | one |
 /// | received, in a payload that was short enough for the ring | two |
 ///
+/// A part of a payload that is less than a sixteenth of it, or than 256 bytes, is copied: little is not to keep much.
+///
 /// A block goes back to the peer when the last handle on it is dropped. That may be after the link's end, which keeps the
 /// memory of the segment until then, and nothing else of the link.
 ///

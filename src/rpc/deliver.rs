@@ -77,8 +77,11 @@ impl Run {
         self.len += payload.len();
         match payload {
             Brought::Here(bytes) => self.elements.push(bytes),
+            // Who keeps it takes more than it has.
+            Brought::Shared(shared) if shared.len() < MIN_VECTOR => self.elements.push(shared),
             Brought::Shared(shared) => self.elements.push_kept(Kept::Shared(shared.clone())),
             Brought::Vector(vector) => self.elements.push_kept(Kept::Vector(vector.take())),
+            Brought::TooLong(_) => {} // refused before
         }
     }
 }
@@ -458,6 +461,10 @@ impl Sink for Deliver<'_> {
             tracing::warn!(why, "the descriptors of a message were closed");
         }
         self.carried = Some(Box::new(carried));
+    }
+
+    fn about_to_copy(&mut self) {
+        self.session = None;
     }
 
     fn message(&mut self, message: Message<'_>) -> bool {

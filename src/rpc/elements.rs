@@ -115,7 +115,7 @@ impl Elements {
 
     /// The bytes of memory that this takes, beside those of kept elements.
     pub(crate) fn capacity(&self) -> usize {
-        self.bytes.capacity()
+        self.bytes.capacity() + self.kept.capacity() * size_of::<Kept>()
     }
 
     /// Stores the run at the end, since elements with bytes come behind it.

@@ -32,6 +32,7 @@ impl<'a> Payload<'a> {
             Brought::Here(bytes) => Payload::Borrowed(bytes),
             Brought::Shared(shared) => Payload::Shared(shared.clone()),
             Brought::Vector(vector) => Payload::Vector(vector.take()),
+            Brought::TooLong(_) => Payload::Borrowed(&[]), // refused before
         }
     }
 
@@ -41,6 +42,7 @@ impl<'a> Payload<'a> {
             Brought::Here(bytes) => kept(bytes, true),
             Brought::Shared(shared) => Payload::Shared(shared.clone()),
             Brought::Vector(vector) => Payload::Vector(vector.take()),
+            Brought::TooLong(_) => Payload::Borrowed(&[]), // refused before
         }
     }
 
@@ -139,17 +141,24 @@ impl Drop for Restore {
     }
 }
 
-/// A part of what is decoded as a handle on the same memory; a copy where that cannot be.
+/// A part of what is decoded as a handle on the same memory; a copy where that cannot be, or where little would keep much.
 pub(crate) fn part(bytes: &[u8]) -> Shared {
     WHOLE
         .with_borrow(|whole| {
             let whole = whole.as_ref()?;
             let (outer, inner) = (whole.as_ptr_range(), bytes.as_ptr_range());
             let inside = !bytes.is_empty() && outer.start <= inner.start && inner.end <= outer.end;
-            inside.then(|| whole.slice_ref(bytes))
+            let worth_it = bytes.len() >= MIN_PART && bytes.len() >= whole.len() / LEAST_SHARE;
+            (inside && worth_it).then(|| whole.slice_ref(bytes))
         })
         .unwrap_or_else(|| Shared::copy_from_slice(bytes))
 }
+
+/// Bytes of a part that is worth a handle: a shorter one is copied as fast.
+const MIN_PART: usize = 256;
+
+/// What a part has of the whole, at least, that it may keep: a sixteenth.
+const LEAST_SHARE: usize = 16;
 
 #[cfg(test)]
 mod tests {
@@ -157,13 +166,22 @@ mod tests {
 
     #[test]
     fn a_part_of_what_is_decoded_is_not_copied_and_anything_else_is() {
-        let whole = Shared::from(vec![1, 2, 3, 4]);
-        let other = [2, 3];
-        let (kept, copied) = decode_shared(&whole, |bytes| (part(&bytes[1..3]), part(&other)));
+        let whole = Shared::from(vec![1; 4096]);
+        let other = [1; 300];
+        let (kept, copied) = decode_shared(&whole, |bytes| (part(&bytes[1..301]), part(&other)));
         assert_eq!((kept.as_ptr(), &kept[..]), (whole[1..].as_ptr(), &other[..]));
         assert_eq!(copied[..], other);
         assert_ne!(copied.as_ptr(), other.as_ptr());
-        assert_ne!(part(&whole[1..3]).as_ptr(), whole[1..].as_ptr(), "nothing is decoded any more");
+        assert_ne!(part(&whole[1..301]).as_ptr(), whole[1..].as_ptr(), "nothing is decoded any more");
+    }
+
+    #[test]
+    fn a_part_that_is_little_does_not_keep_much() {
+        let whole = Shared::from(vec![1; 1 << 20]);
+        for (len, kept) in [(1, false), (MIN_PART, false), ((1 << 16) - 1, false), (1 << 16, true)] {
+            let part = decode_shared(&whole, |bytes| part(&bytes[5..5 + len]));
+            assert_eq!(part.as_ptr() == whole[5..].as_ptr(), kept, "{len}");
+        }
     }
 
     /// The two layers say the same of what a vector is, and of what stands before an answer's value.

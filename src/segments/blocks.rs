@@ -11,10 +11,7 @@
 
 use std::{
     cell::RefCell,
-    sync::{
-        Arc, Mutex, PoisonError, Weak,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError, Weak},
 };
 
 use adjoin_shm_layout::{BlockRef, Parcel, PeerArena, Returns};
@@ -24,12 +21,13 @@ use super::{
     backing::{Access, Backing},
     frame,
     link::{Mapped, Shared},
+    unread::Unread,
 };
 use crate::{
     error::LinkEnd,
     link::{
         Brought,
-        vector::{Front, LinkMemory, MOST_FRONT, Vector},
+        vector::{Front, MIN_VECTOR, MOST_FRONT, Vector},
     },
 };
 
@@ -39,19 +37,21 @@ pub(super) struct Blocks {
     arena: PeerArena<Mapped>,
     returning: Arc<Returning>,
     backing: Backing,
+    /// Elements that were left where they lie.
+    unread: Unread,
     trusted: bool,
+    /// Bytes of the longest payload: longer ones are not looked at.
+    max_payload_size: usize,
     /// Memory for the next payload that is copied.
     spare: Vec<u8>,
 }
 
 /// What gives blocks back, from whatever thread drops a payload.
 #[derive(Debug)]
-struct Returning {
+pub(super) struct Returning {
     returns: Mutex<Returns<Mapped>>,
     /// Weak: a payload that is kept does not keep the link's descriptors.
     shared: Weak<Shared>,
-    /// Bytes of elements that lie where they are until their readers come.
-    unread: AtomicUsize,
 }
 
 impl Returning {
@@ -70,22 +70,28 @@ impl Blocks {
         returns: Returns<Mapped>,
         shared: &Arc<Shared>,
         trusted: bool,
+        max_payload_size: u32,
     ) -> Self {
         // SAFETY: the arena starts at a page of the peer's half, which is mapped, and lives as long as the arena beside
         // it.
         let backing = unsafe { Backing::new(arena.base(), arena.len(), Access::Read) };
         let (returns, shared) = (Mutex::new(returns), Arc::downgrade(shared));
-        let returning = Arc::new(Returning { returns, shared, unread: AtomicUsize::new(0) });
-        Blocks { arena, returning, backing, trusted, spare: Vec::new() }
+        let returning = Arc::new(Returning { returns, shared });
+        let (unread, max_payload_size) = (Unread::of(&arena), max_payload_size as usize);
+        Blocks { arena, returning, backing, unread, trusted, max_payload_size, spare: Vec::new() }
     }
 
     /// Takes a payload in.
     pub(super) fn take(&mut self, block: BlockRef, of: PayloadOf) -> Result<Taken, LinkEnd> {
         let parcel = self.arena.check(block).map_err(frame::corrupt)?;
+        if parcel.len() > self.max_payload_size {
+            let len = parcel.len();
+            self.returning.give_back(parcel);
+            return Ok(Taken::TooLong(len));
+        }
         self.backing.ensure(&parcel.range())?;
         if self.trusted && parcel.may_stay() {
-            let (arena, returning) = (self.arena.clone(), self.returning.clone());
-            return Ok(Taken::Whole(Bytes::from_owner(Kept { arena, parcel: Some(parcel), returning })));
+            return Ok(Taken::Whole(Bytes::from_owner(self.keep(parcel))));
         }
         Ok(self.copy(parcel, of))
     }
@@ -97,37 +103,51 @@ impl Blocks {
         let first = &mut first[..len.min(MOST_FRONT)];
         self.arena.copy_to(&parcel, first);
         let taken = match Front::of(first, len, of == PayloadOf::Answer) {
-            Some(front) if of == PayloadOf::Element && parcel.may_stay() && self.may_leave(len) => {
-                let left = Unread::new(&self.arena, parcel, front.len(), &self.returning);
-                return Taken::Vector(Vector::left(front, len - front.len(), Box::new(left)).into());
+            Some(front) if of == PayloadOf::Element && parcel.may_stay() && self.unread.has_room(&parcel) => {
+                let left = self.unread.leave(self.keep(parcel), front.len());
+                return Taken::Vector(Vector::left(front, len - front.len(), left).into());
             }
             Some(front) => {
                 let append = |bytes: &mut Vec<u8>| self.arena.append_to(&parcel, front.len(), bytes);
                 Taken::Vector(Vector::new(front, len, append).into())
             }
             None => {
-                let mut payload = std::mem::take(&mut self.spare);
-                payload.clear();
+                let mut payload = self.room(len);
                 payload.extend_from_slice(first);
                 self.arena.append_to(&parcel, first.len(), &mut payload);
-                Taken::Whole(Bytes::from(payload))
+                if len < MIN_VECTOR { Taken::Short(payload) } else { Taken::Whole(Bytes::from(payload)) }
             }
         };
         self.returning.give_back(parcel);
         taken
     }
 
-    /// Whether so many more bytes may be left where they lie: the rest of the lending region is for the peer's loans.
-    fn may_leave(&self, len: usize) -> bool {
-        // Relaxed: a bound on memory, not an order. This is the only one that adds.
-        let unread = self.returning.unread.load(Ordering::Relaxed);
-        unread.saturating_add(len) <= self.arena.lending_len() / UNREAD_SHARE
+    /// Empty memory for a payload of `len` bytes. Of one that may be kept it is not much longer than that: who keeps a few
+    /// bytes must not keep what somebody else's payload needed.
+    fn room(&mut self, len: usize) -> Vec<u8> {
+        if len < MIN_VECTOR || self.spare.capacity() / 2 <= len {
+            let mut spare = std::mem::take(&mut self.spare);
+            spare.clear();
+            spare.reserve_exact(len);
+            return spare;
+        }
+        Vec::with_capacity(len)
+    }
+
+    /// A payload that is read where it lies.
+    fn keep(&self, parcel: Parcel) -> Kept {
+        Kept { arena: self.arena.clone(), parcel: Some(parcel), returning: Arc::clone(&self.returning) }
     }
 
     /// The message was handed on: uses the memory again, unless somebody has kept the payload.
-    pub(super) fn done(&mut self, payload: Bytes) {
-        if payload.len() <= MAX_SPARE && payload.is_unique() {
-            self.spare = Vec::from(payload);
+    pub(super) fn done(&mut self, taken: Taken) {
+        let used = match taken {
+            Taken::Short(payload) => payload,
+            Taken::Whole(payload) if payload.len() <= MAX_SPARE && payload.is_unique() => Vec::from(payload),
+            _ => return,
+        };
+        if used.capacity() > self.spare.capacity() {
+            self.spare = used;
         }
     }
 }
@@ -143,48 +163,16 @@ pub(super) enum PayloadOf {
     Element,
 }
 
-/// An element that lies in its block until its reader comes: copied out by him, so that many that wait take no further
-/// memory, and one after the other is copied into memory that is in the cache.
-struct Unread {
-    kept: Kept,
-    /// Where its bytes start.
-    from: usize,
-}
-
-impl Unread {
-    fn new(arena: &PeerArena<Mapped>, parcel: Parcel, from: usize, returning: &Arc<Returning>) -> Self {
-        // Relaxed: see `may_leave`.
-        returning.unread.fetch_add(parcel.len(), Ordering::Relaxed);
-        let kept = Kept { arena: arena.clone(), parcel: Some(parcel), returning: Arc::clone(returning) };
-        Unread { kept, from }
-    }
-}
-
-impl LinkMemory for Unread {
-    fn append_to(&self, bytes: &mut Vec<u8>) {
-        if let Some(parcel) = &self.kept.parcel {
-            self.kept.arena.append_to(parcel, self.from, bytes);
-        }
-    }
-}
-
-impl Drop for Unread {
-    fn drop(&mut self) {
-        let len = self.kept.parcel.as_ref().map_or(0, Parcel::len);
-        // Relaxed: see `may_leave`.
-        self.kept.returning.unread.fetch_sub(len, Ordering::Relaxed);
-    }
-}
-
-/// Of the lending region, what may be elements that wait for their readers: a quarter.
-const UNREAD_SHARE: usize = 4;
-
 /// A payload that was taken in.
 pub(super) enum Taken {
     /// In one piece, where it lies or copied.
     Whole(Bytes),
+    /// Copied, and too short to be kept without another copy.
+    Short(Vec<u8>),
     /// Copied and taken apart.
     Vector(RefCell<Vector>),
+    /// Longer than any may be: not looked at. Its length.
+    TooLong(usize),
 }
 
 impl Taken {
@@ -192,17 +180,34 @@ impl Taken {
     pub(super) fn brought(&self) -> Brought<'_> {
         match self {
             Taken::Whole(payload) => Brought::Shared(payload),
+            Taken::Short(payload) => Brought::Here(payload),
+            Taken::TooLong(len) => Brought::TooLong(*len),
             Taken::Vector(vector) => Brought::Vector(vector),
         }
     }
 }
 
-/// A payload that is read where it lies.
-struct Kept {
+/// A payload that is read where it lies. Dropped, its block goes back.
+#[derive(Debug)]
+pub(super) struct Kept {
     arena: PeerArena<Mapped>,
     /// Always there, until it is given back.
     parcel: Option<Parcel>,
     returning: Arc<Returning>,
+}
+
+impl Kept {
+    /// Bytes of the pages that it lies in.
+    pub(super) fn page_bytes(&self) -> usize {
+        self.parcel.as_ref().map_or(0, Parcel::page_bytes)
+    }
+
+    /// Copies it out, from `from` on.
+    pub(super) fn append_to(&self, from: usize, bytes: &mut Vec<u8>) {
+        if let Some(parcel) = &self.parcel {
+            self.arena.append_to(parcel, from, bytes);
+        }
+    }
 }
 
 impl AsRef<[u8]> for Kept {
@@ -223,4 +228,4 @@ impl Drop for Kept {
 }
 
 /// Bytes of memory for payloads that is kept from one to the next.
-const MAX_SPARE: usize = 4 << 20;
+const MAX_SPARE: usize = 1 << 20;

@@ -15,7 +15,7 @@ use super::{tests::myself, *};
 use crate::{
     error::{LinkEnd, Violation},
     link::{
-        Body, CreditSlot, EncodeFault, Encoder, Head, SendFault, descriptors,
+        Body, Brought, CreditSlot, EncodeFault, Encoder, Head, Message, SendFault, Sink, descriptors,
         testing::{Collector, DATA},
     },
     segments::{handshake, mailbox::Mailbox, seals, segment},
@@ -172,6 +172,32 @@ fn carrying(count: u32) -> [u8; FrameHead::BYTES] {
 }
 
 const REQUEST: Tag = Tag { kind: 5, flags: 0, channels: 0 };
+
+/// Fails where what is too long is copied before it is refused: a peer would have this side allocate an arena's length.
+#[tokio::test]
+async fn a_block_longer_than_any_payload_is_not_looked_at_and_the_session_hears_its_length() {
+    let (hostile, mut parts) = attached();
+    let block = adjoin_shm_layout::BlockRef { block: 0, len: 8192, offset: 0 };
+    let head = FrameHead { id: 1, ..FrameHead::default() };
+    let body = [&head.to_bytes()[..], &block.to_bytes()[..]].concat();
+    hostile.frame(body.len() as u32, Tag { kind: 8, flags: Tag::BLOCK, channels: 0 }.to_u32(), &body);
+    let mut heard = Lengths::default();
+    assert_eq!(parts.receiver.drain(&mut heard).unwrap(), 1);
+    assert_eq!(heard.0, [8192]);
+}
+
+/// How long the payloads are that were not looked at.
+#[derive(Default)]
+struct Lengths(Vec<usize>);
+
+impl Sink for Lengths {
+    fn message(&mut self, message: Message<'_>) -> bool {
+        if let Brought::TooLong(len) = message.payload {
+            self.0.push(len);
+        }
+        true
+    }
+}
 
 #[tokio::test]
 async fn descriptors_that_cannot_be_end_the_link_by_their_number() {

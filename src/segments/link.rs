@@ -166,7 +166,8 @@ pub(super) fn parts(
     );
     let local = shared.local.clone();
     let arena = Arc::new(OwnArena::new(attached.arena));
-    let blocks = Blocks::new(attached.peer_arena, attached.returns, &shared, ways.trusted);
+    let (peers, returns) = (attached.peer_arena, attached.returns);
+    let blocks = Blocks::new(peers, returns, &shared, ways.trusted, geometry.max_payload_size);
     Ok(Parts {
         role,
         limits: Limits {

@@ -140,8 +140,9 @@ async fn nothing_is_seen_before_it_is_published_and_a_batch_is_bounded() {
 
 #[tokio::test]
 async fn every_length_up_to_the_limit_arrives_and_the_next_is_refused_by_name() {
-    let (mut host, mut guest) = pair_for_test(&GEOMETRY, Waiting::Sleep).await;
-    let limit = 4096; // a page, which the longest payload needs
+    let limit = 4096; // a page
+    let geometry = Geometry { max_payload_size: limit as u32, ..GEOMETRY };
+    let (mut host, mut guest) = pair_for_test(&geometry, Waiting::Sleep).await;
     for len in 0..=limit {
         let payload = vec![len as u8; len];
         let mut heard = Collector::all();

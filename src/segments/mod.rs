@@ -69,6 +69,7 @@ mod sender;
 mod spawn;
 mod spin;
 mod strangers;
+mod unread;
 
 pub use cell::AttachError;
 pub use handshake::{HandshakeError, PeerRefusal, SegmentLimit};

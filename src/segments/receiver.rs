@@ -110,15 +110,20 @@ impl ShmReceiver {
         }
         let taken = match (vector, frame::block(tag, body)?) {
             (Some(vector), _) => Some(Taken::Vector(vector.into())),
-            (None, Some(block)) => Some(self.blocks.take(block, frame::payload_of(tag))?),
+            (None, Some(block)) => {
+                if block.len as usize >= LONG {
+                    sink.about_to_copy();
+                }
+                Some(self.blocks.take(block, frame::payload_of(tag))?)
+            }
             (None, None) => None,
         };
         let outside = taken.as_ref().map(Taken::brought);
         let message = frame::parse(tag, body, &mut self.channels, outside)?;
         hand_on_descriptors(&self.shared, tag, body, sink)?;
         let more = sink.message(message);
-        if let Some(Taken::Whole(payload)) = taken {
-            self.blocks.done(payload);
+        if let Some(taken) = taken {
+            self.blocks.done(taken);
         }
         Ok(Some(more))
     }
@@ -309,6 +314,9 @@ fn hand_on_descriptors(shared: &Shared, tag: u32, body: &[u8], sink: &mut dyn Si
     }
     Ok(())
 }
+
+/// Bytes of a payload whose copy takes its time.
+const LONG: usize = 64 << 10;
 
 /// Messages that one drain hands out at most, so that others of the runtime get their turn.
 const BATCH: usize = 256;

@@ -195,6 +195,7 @@ impl Answered<'_> {
             Brought::Here(bytes) => bytes,
             Brought::Shared(bytes) => bytes,
             Brought::Vector(_) => return Some(Verdict::Ok),
+            Brought::TooLong(_) => return None,
         };
         Verdict::split(bytes).map(|(verdict, _)| verdict)
     }

@@ -9,6 +9,7 @@
 //! | `empty`, `nesting` | a service of this library |
 //! | `flood` | a peer that writes and does not read, or opens and does not close |
 //! | `flood_segment` | one that does so over shared memory |
+//! | `kept` | this library, over shared memory, whose payloads are kept |
 //! | `peer` | a peer that writes messages of its own to a link within the process |
 //! | `role`, `waits` | parts of a link that answer as the test wants |
 //! | `segment` | a peer on shared memory that handles its credit itself |
@@ -25,6 +26,8 @@ mod empty;
 mod flood;
 #[cfg(target_os = "linux")]
 mod flood_segment;
+#[cfg(target_os = "linux")]
+mod kept;
 mod nesting;
 mod peer;
 mod role;

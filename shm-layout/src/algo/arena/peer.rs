@@ -8,6 +8,7 @@ use core::ops::Range;
 #[cfg(not(loom))]
 use core::ptr::NonNull;
 
+use super::PAGE;
 use crate::algo::park::{self, Wake};
 use crate::error::{Corrupt, Rule};
 use crate::halves::Halves;
@@ -47,6 +48,12 @@ impl Parcel {
     #[must_use]
     pub fn range(&self) -> Range<usize> {
         self.bytes.clone()
+    }
+
+    /// Bytes of the pages that it lies in: what it keeps its owner from using, at the least.
+    #[must_use]
+    pub fn page_bytes(&self) -> usize {
+        self.bytes.end.next_multiple_of(PAGE) - self.bytes.start / PAGE * PAGE
     }
 
     /// Whether it lies in the lending region, so that it may be kept.
@@ -145,6 +152,12 @@ impl<H: Halves> PeerArena<H> {
     #[must_use]
     pub fn lending_len(&self) -> usize {
         self.halves.lending_bytes()
+    }
+
+    /// How many blocks it may have out at once.
+    #[must_use]
+    pub fn blocks(&self) -> usize {
+        self.halves.own().returned.len() // both halves are laid out alike
     }
 
     /// Whether there is no arena at all.
