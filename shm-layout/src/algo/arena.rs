@@ -48,11 +48,13 @@
 //! that can be out. *The sender falls asleep while a block comes back*: the fences of `Park::starve` and
 //! `Returns::give_back` are in one order, as with room in the ring.
 
+mod block;
 mod owner;
 mod pages;
 mod peer;
 
-pub use owner::{Allot, Arena, Block, Frozen, Purpose};
+pub use block::{Block, Frozen};
+pub use owner::{Allot, Arena, Purpose};
 pub use peer::{Parcel, PeerArena, Returns};
 
 /// What blocks are measured in, in bytes. A model has no room for real pages.
