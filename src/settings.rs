@@ -212,6 +212,9 @@ impl Settings {
 
     /// Shared memory: how many blocks of an arena may be in use at once, from 1 to 1,048,576; the host's value holds.
     /// Default: 4096. Who needs one more waits.
+    ///
+    /// A quarter of them, one at least, are for messages on their way, as is a part of the [bytes](Settings::arena_bytes):
+    /// so those come through whatever is lent and kept. With a single block nothing is lent.
     pub fn arena_blocks(mut self, blocks: u32) -> Self {
         self.arena_blocks = blocks;
         self

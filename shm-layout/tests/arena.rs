@@ -25,7 +25,7 @@ fn random_bytes(random: &mut Random, len: usize) -> Vec<u8> {
 fn send(side: &mut Link, random: &mut Random, in_use: usize) -> Option<Sent> {
     let longest = if random.below(3) == 0 { 10 * 4096 } else { 5000 };
     let len = random.below(longest);
-    let purpose = if random.below(2) == 0 { Purpose::Message } else { Purpose::Loan };
+    let purpose = [Purpose::Message, Purpose::Passing, Purpose::Loan][random.below(3)];
     let has_room = side.arena.has_room(len, purpose).unwrap();
     let limit = side.arena.max_block_len(purpose);
     let mut block = match side.arena.allot(len, purpose) {
@@ -41,7 +41,8 @@ fn send(side: &mut Link, random: &mut Random, in_use: usize) -> Option<Sent> {
         Err(Allot::Corrupt(corrupt)) => panic!("{corrupt}"),
     };
     assert!(has_room && block.len() >= len && block.len() < len.max(1) + 4096);
-    assert!(purpose == Purpose::Message || block.range().end <= 16 * 4096, "a loan is lent");
+    assert!(purpose != Purpose::Loan || block.range().end <= 16 * 4096, "a loan is lent");
+    assert!(purpose != Purpose::Passing || block.range().start >= 16 * 4096, "what passes is not");
     let payload = random_bytes(random, len);
     if random.below(8) == 0 {
         block.bytes().fill(0xEE);
@@ -89,7 +90,7 @@ fn random_payloads_arrive_whole_and_leave_the_arena_empty() {
         let _ = host.returns.give_back(parcel);
     }
     assert_eq!(guest.arena.in_use(), Ok(0));
-    for purpose in [Purpose::Loan, Purpose::Message] {
+    for purpose in [Purpose::Loan, Purpose::Message, Purpose::Passing] {
         let whole = guest.arena.allot(guest.arena.max_block_len(purpose), purpose);
         guest.arena.give_up(whole.expect("in one piece again"));
     }
@@ -127,6 +128,34 @@ fn no_more_blocks_are_out_than_there_are_numbers() {
     let _ = host.returns.give_back(parcel);
     let block = guest.arena.allot(1, Purpose::Message).expect("one came back");
     assert_eq!(guest.arena.pass(block, 0, 1).block, out[5].block);
+}
+
+/// Loans of a byte, and messages that the peer may keep, leave numbers to what passes.
+#[test]
+fn a_quarter_of_the_numbers_is_for_what_passes() {
+    for (arena_blocks, most_lent) in [(1, 0), (2, 1), (4, 3), (12, 9)] {
+        let Pair { mut guest, .. } = pair(Geometry { arena_blocks, ..GEOMETRY }).unwrap();
+        assert_eq!(guest.arena.max_block_len(Purpose::Loan) > 0, most_lent > 0);
+        let mut lent = Vec::new();
+        while guest.arena.has_lending_room(1) {
+            assert_eq!(guest.arena.has_room(1, Purpose::Loan), Ok(true));
+            let purpose = [Purpose::Loan, Purpose::Message][lent.len() % 2];
+            lent.push(guest.arena.allot(1, purpose).unwrap());
+        }
+        assert_eq!(lent.len(), most_lent);
+        assert!(guest.arena.allot(1, Purpose::Loan).is_err());
+        let mut passing = Vec::new();
+        while let Ok(block) = guest.arena.allot(1, Purpose::Message) {
+            assert!(block.range().start >= 16 * 4096);
+            passing.push(block);
+        }
+        assert_eq!(passing.len(), (arena_blocks as usize - most_lent).min(8));
+        for block in lent.into_iter().chain(passing) {
+            guest.arena.give_up(block);
+        }
+        let largest = guest.arena.allot(8 * 4096, Purpose::Message).expect("all came back");
+        guest.arena.give_up(largest);
+    }
 }
 
 #[test]

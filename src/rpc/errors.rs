@@ -184,7 +184,9 @@ pub enum Refusal {
         setting: &'static str,
     },
     /// More memory was to be lent than the link ever lends.
-    #[error("a loan of {len} bytes exceeds the {limit} that this link lends (Settings::arena_bytes)")]
+    #[error(
+        "a loan of {len} bytes exceeds the {limit} that this link lends (Settings::arena_bytes, Settings::arena_blocks)"
+    )]
     LoanTooLarge {
         /// Bytes that were asked for.
         len: usize,

@@ -30,8 +30,9 @@
 //!
 //! Blocks in the *lending* region may stay for as long as an application likes: with the sender's, which fills a loan,
 //! or with the receiver's, which reads a payload where it lies. Blocks in the *passing* region are given back as soon
-//! as the peer has drained its ring, which waits for nothing. It is as long as the largest payload, so a message always
-//! finds its block in the end, whatever the applications of both sides keep: exhaustion is a wait, never a deadlock.
+//! as the peer has drained its ring, which waits for nothing. It is as long as the largest payload, and a quarter of the
+//! numbers, one at least, is for its blocks alone; so a message always finds its block in the end, whatever the
+//! applications of both sides keep: exhaustion is a wait, never a deadlock. With a single number nothing is lent.
 //! Messages are put into the lending region first, where the peer may read them in place, and then into the other.
 //!
 //! # Fragmentation

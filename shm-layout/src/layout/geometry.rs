@@ -19,7 +19,7 @@ pub struct Geometry {
     pub max_payload_size: u32,
     /// Bytes that the sender of a channel may send before it is granted more.
     pub initial_channel_credit: u32,
-    /// Blocks of an arena that may be out at once.
+    /// Blocks of an arena that may be out at once. A quarter of them, one at least, are of the passing region.
     pub arena_blocks: u32,
     /// Bytes of each half's arena: whole pages. The last of them, as many as the largest payload takes, are the
     /// passing region; those in front of it the lending region.

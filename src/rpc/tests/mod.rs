@@ -3,6 +3,7 @@
 //!
 //! | file | the other side is |
 //! |---|---|
+//! | `arena` | this library, over shared memory whose blocks are few |
 //! | `connections` | this library, on virtual connections |
 //! | `counted` | this library, over shared memory, one instruction after the other |
 //! | `dedup` | this library, which repeats itself |
@@ -18,6 +19,8 @@
 //! Every runtime here has one thread: between two awaits of a test none of its tasks does anything. Each test
 //! was seen to fail with its fix taken back; its documentation says which.
 
+#[cfg(target_os = "linux")]
+mod arena;
 mod connections;
 #[cfg(target_os = "linux")]
 mod counted;

@@ -22,8 +22,10 @@ use crate::sync;
 /// What a block is for: it decides where it may lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
-    /// A message that is on its way: in either region.
+    /// A message that is on its way: in either region, in the lending region first.
     Message,
+    /// A message that is on its way and leaves the lending region to others: in the passing region.
+    Passing,
     /// Something that an application fills, and may keep: in the lending region.
     Loan,
 }
@@ -74,6 +76,8 @@ pub struct Arena<H> {
     unused: Vec<u32>,
     /// Frozen blocks, by their first page.
     frozen: BTreeMap<u32, u32>,
+    /// How many blocks of the lending region are not free.
+    lent: usize,
     /// How many are with the peer.
     out: u64,
     /// How many returns were read.
@@ -104,17 +108,19 @@ impl<H: Halves> Arena<H> {
             table: Vec::new(),
             unused: Vec::new(),
             frozen: BTreeMap::new(),
+            lent: 0,
             out: 0,
             collected: 0,
         }
     }
 
-    /// Bytes of the longest block for a purpose.
+    /// Bytes of the longest block for a purpose. None for loans where all numbers are for what passes.
     #[must_use]
     pub fn max_block_len(&self, purpose: Purpose) -> usize {
         let (lending, arena) = (self.halves.lending_bytes(), size_of_val(self.halves.own().arena));
         match purpose {
-            Purpose::Message => arena - lending,
+            Purpose::Message | Purpose::Passing => arena - lending,
+            Purpose::Loan if self.most_lent() == 0 => 0,
             Purpose::Loan => lending,
         }
     }
@@ -128,12 +134,10 @@ impl<H: Halves> Arena<H> {
     pub fn allot(&mut self, len: usize, purpose: Purpose) -> Result<Block<H>, Allot> {
         let pages = self.pages(len, purpose)?;
         self.collect()?;
-        if !self.has_number() {
-            return Err(Allot::Full);
-        }
         let first = match purpose {
-            Purpose::Message => self.lending.take(pages).or_else(|| self.passing.take(pages)),
-            Purpose::Loan => self.lending.take(pages),
+            Purpose::Message => self.take_lending(pages).or_else(|| self.take_passing(pages)),
+            Purpose::Passing => self.take_passing(pages),
+            Purpose::Loan => self.take_lending(pages),
         };
         let first = first.ok_or(Allot::Full)?;
         let entry = Entry { first, pages, ours: true, theirs: false, frozen: None };
@@ -159,14 +163,19 @@ impl<H: Halves> Arena<H> {
     pub fn has_room(&mut self, len: usize, purpose: Purpose) -> Result<bool, Corrupt> {
         self.collect()?;
         let Ok(pages) = self.pages(len, purpose) else { return Ok(false) };
-        let passes = purpose == Purpose::Message && self.passing.has(pages);
-        Ok(self.has_number() && (passes || self.lending.has(pages)))
+        let passes = self.has_number() && self.passing.has(pages);
+        let lends = self.may_lend() && self.lending.has(pages);
+        Ok(match purpose {
+            Purpose::Message => lends || passes,
+            Purpose::Passing => passes,
+            Purpose::Loan => lends,
+        })
     }
 
     /// Whether a message of `len` bytes would find a block in the lending region, as far as this side knows.
     #[must_use]
     pub fn has_lending_room(&self, len: usize) -> bool {
-        self.has_number() && self.pages(len, Purpose::Message).is_ok_and(|pages| self.lending.has(pages))
+        self.may_lend() && self.pages(len, Purpose::Message).is_ok_and(|pages| self.lending.has(pages))
     }
 
     /// Frees a block that was not passed.
@@ -298,9 +307,32 @@ impl<H: Halves> Arena<H> {
         Ok(len.div_ceil(PAGE).max(1) as u32) // an arena has fewer pages than 2^32, see the bounds of a geometry
     }
 
+    /// Takes pages of the lending region, and counts their block.
+    fn take_lending(&mut self, pages: u32) -> Option<u32> {
+        let first = self.may_lend().then(|| self.lending.take(pages))??;
+        self.lent += 1;
+        debug_assert!(self.lent <= self.most_lent(), "{} blocks are lent", self.lent);
+        Some(first)
+    }
+
+    fn take_passing(&mut self, pages: u32) -> Option<u32> {
+        self.has_number().then(|| self.passing.take(pages))?
+    }
+
     /// Whether one more block can be out.
     fn has_number(&self) -> bool {
         !self.unused.is_empty() || self.table.len() < self.halves.own().returned.len()
+    }
+
+    /// Whether one more block can be out in the lending region.
+    fn may_lend(&self) -> bool {
+        self.has_number() && self.lent < self.most_lent()
+    }
+
+    /// How many blocks the lending region can have: the rest of the numbers is for what passes.
+    fn most_lent(&self) -> usize {
+        let numbers = self.halves.own().returned.len();
+        numbers.saturating_sub((numbers / PASSING_SHARE).max(1))
     }
 
     /// Reads what the peer has given back.
@@ -343,8 +375,12 @@ impl<H: Halves> Arena<H> {
             return;
         }
         let (first, pages) = (entry.first, entry.pages);
-        let lent = entry.bytes().end <= self.halves.lending_bytes();
-        if lent { &mut self.lending } else { &mut self.passing }.give_back(first, pages);
+        if entry.bytes().end <= self.halves.lending_bytes() {
+            self.lending.give_back(first, pages);
+            self.lent -= 1;
+        } else {
+            self.passing.give_back(first, pages);
+        }
         self.unused.push(number);
     }
 }
@@ -356,3 +392,6 @@ impl Entry {
         start..start + self.pages as usize * PAGE
     }
 }
+
+/// Of the numbers, what is for blocks of the passing region alone: a quarter, one at least.
+const PASSING_SHARE: usize = 4;
