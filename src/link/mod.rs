@@ -131,6 +131,12 @@ pub(crate) trait Sender: Send {
     /// Whether a message that was refused as [`SendFault::Full`] is worth another try. When it answers
     /// `false`, the driver is woken once there is room.
     fn has_room(&mut self) -> Result<bool, LinkEnd>;
+
+    /// Whether, though [`has_room`](Sender::has_room) said `true`, there is none yet for another message that was
+    /// refused. Then it is to be asked again, as if it had said `false`.
+    fn still_waits(&self) -> bool {
+        false
+    }
 }
 
 /// What [`Sender::publish`] leaves to its caller.

@@ -27,7 +27,7 @@ pub(crate) struct Outgoing {
     max_parked: usize,
     /// Somebody waits for room.
     wanted: bool,
-    /// The sender has been told that room is waited for, and has not found any since.
+    /// The sender has been told that room is waited for, and has not found all of it since.
     asked: bool,
     /// Messages sent since the last one was made visible, while the driver is about to make them so.
     /// `None`: it is not, and the next one is made visible at once.
@@ -177,8 +177,9 @@ impl Outgoing {
     /// Whether there is room. Asked until the answer is yes, so that the sender need not watch any longer.
     #[inline]
     fn has_room(&mut self) -> Result<bool, LinkEnd> {
-        let room = self.sender()?.has_room()?;
-        self.asked = !room;
+        let sender = self.sender()?;
+        let room = sender.has_room()?;
+        self.asked = !room || sender.still_waits();
         Ok(room)
     }
 

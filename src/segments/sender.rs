@@ -7,7 +7,7 @@ use std::{
 };
 
 use adjoin_shm_layout::{
-    self as layout, Allot, Block, BlockRef, FrameHead, Reserve, RingWriter, Room, Starved, Tag,
+    self as layout, Allot, Block, BlockRef, Corrupt, FrameHead, Reserve, RingWriter, Room, Starved, Tag,
 };
 
 use super::{
@@ -34,7 +34,7 @@ pub(super) struct ShmSender {
     channels: Vec<ChannelRef>,
     /// Whether something was sent since the last [`publish`](Sender::publish).
     unpublished: bool,
-    /// Bytes of the ring for the message that was refused last for want of room.
+    /// Bytes of the ring for the message that was refused last for want of room. 0: none was since there was some.
     wanted: usize,
     /// Bytes of the block that a message was refused for, for want of one. Until there is one, shorter ones leave it
     /// the room.
@@ -127,6 +127,20 @@ impl ShmSender {
             Err(NoBlock::Allot(Allot::Corrupt(corrupt))) => Err(SendFault::Ended(frame::corrupt(corrupt))),
             Err(NoBlock::Memory(error)) => Err(SendFault::NoMemory { len, kind: error.kind() }),
         }
+    }
+
+    /// Whether any of what was refused is worth another try. What has its room is not waited for any more: whoever
+    /// finds it taken by another says anew what it needs.
+    fn look_for_room(&mut self) -> Result<bool, Corrupt> {
+        let ring = self.wanted > 0 && self.writer.has_room(self.wanted)?;
+        let block = self.wanted_block.map_or(Ok(false), |len| self.arena.has_room(len))?;
+        if ring {
+            self.wanted = 0;
+        }
+        if block {
+            self.wanted_block = None;
+        }
+        Ok(ring || block)
     }
 
     /// The descriptors of a message whose frame has `len` bytes were not passed.
@@ -245,7 +259,8 @@ impl Sender for ShmSender {
     }
 
     /// After it has said `false`, the receiver tells the driver to ask again before it sleeps, and the peer
-    /// wakes the driver whenever it frees room.
+    /// wakes the driver whenever it frees room. So it does while one message waits for a block and others, which waited
+    /// for the ring, have their room.
     fn has_room(&mut self) -> Result<bool, LinkEnd> {
         if self.passing == Passing::Crowded && self.shared.passage.has_room() {
             self.passing = Passing::Open;
@@ -253,20 +268,26 @@ impl Sender for ShmSender {
         if self.passing != Passing::Open {
             return Ok(false); // the driver's waker is with the socket, see `poll_flush`, or the link is at its end
         }
+        if !self.still_waits() {
+            return Ok(true);
+        }
         if self.starved.is_none() {
             // First, so that whoever falls asleep behind the fence in `starve` sees it.
             self.shared.waiters.enter();
             self.starved = Some(self.shared.park.starve());
         }
-        let block = self.wanted_block.map_or(Ok(true), |len| self.arena.has_room(len));
-        let room = self.writer.has_room(self.wanted).and_then(|room| Ok(room && block?));
-        let room = room.map_err(frame::corrupt)?;
-        if let (true, Some(starved)) = (room, self.starved.take_if(|_| room)) {
-            self.wanted_block = None;
+        let room = self.look_for_room().map_err(frame::corrupt)?;
+        if !self.still_waits()
+            && let Some(starved) = self.starved.take()
+        {
             self.shared.park.sate(starved);
             self.shared.waiters.leave();
         }
         Ok(room)
+    }
+
+    fn still_waits(&self) -> bool {
+        self.wanted > 0 || self.wanted_block.is_some()
     }
 }
 
@@ -384,3 +405,7 @@ fn channel_count(channels: usize) -> Result<u16, SendFault> {
 /// Payloads of up to this share of the ring travel in it. Some of them find room at once, and one keeps a short message
 /// waiting for no longer than it takes to copy it.
 const INLINE_SHARE: usize = 8;
+
+#[cfg(test)]
+#[path = "sender_tests.rs"]
+mod tests;
