@@ -28,7 +28,9 @@ pub(crate) trait Lending: Send + Sync {
     /// The peer wrote nonsense.
     fn has_loan(&self) -> Result<bool, LinkEnd>;
 
-    /// What is to be called, while somebody waits, when this side's application gives memory back. Once.
+    /// What is to be called when this side gives memory back, while somebody waits for it: with a loan that found none,
+    /// or with a message for which [`Sender::has_room`](super::Sender::has_room) said `false`. Once, and it may be called
+    /// while a message is encoded.
     fn on_return(&self, returned: Box<dyn Fn() + Send + Sync>);
 
     /// How many blocks are with the application or with the peer.

@@ -4,12 +4,12 @@
 #![allow(unsafe_code)]
 
 use std::{
-    io,
+    fmt, io,
     ops::Range,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
-use adjoin_shm_layout::{Allot, Arena, Block, BlockRef, Corrupt, Purpose};
+use adjoin_shm_layout::{Allot, Arena, Block, BlockRef, Corrupt, Frozen, Purpose};
 
 use super::{
     backing::{Access, Backing},
@@ -18,19 +18,23 @@ use super::{
 use crate::link::message::Lent;
 
 /// The arena of one link, for all threads of this side.
-#[derive(Debug)]
 pub(super) struct OwnArena {
     inner: Mutex<Inner>,
     /// Where the lending region lies in this process.
     lendable: Range<usize>,
     /// Where the arena starts.
     start: usize,
+    /// What is called when this side gives back what somebody waits for.
+    returned: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
 
 #[derive(Debug)]
 pub(super) struct Inner {
     pub(super) arena: Arena<Mapped>,
     backing: Backing,
+    /// Somebody has found too little, and has not been told that something came back since. Under the lock, so that
+    /// either whoever gives back finds this, or whoever waits finds what was given back.
+    awaited: bool,
 }
 
 /// Why there is no block.
@@ -49,7 +53,13 @@ impl OwnArena {
         // SAFETY: the arena starts at a page of our own half, which is mapped writable, and lives as long as the arena
         // beside it.
         let backing = unsafe { Backing::new(arena.base(), arena.len(), Access::Write) };
-        OwnArena { inner: Mutex::new(Inner { arena, backing }), lendable, start }
+        let inner = Mutex::new(Inner { arena, backing, awaited: false });
+        OwnArena { inner, lendable, start, returned: OnceLock::new() }
+    }
+
+    /// What is to be called, while somebody waits, when this side gives a block back. Once.
+    pub(super) fn on_return(&self, returned: Box<dyn Fn() + Send + Sync>) {
+        let _ = self.returned.set(returned);
     }
 
     /// The addresses of what may be lent.
@@ -64,27 +74,54 @@ impl OwnArena {
 
     /// Takes a block for a message. While somebody waits for a longer one, of `awaited` bytes, this one takes none of the
     /// room that the other will need.
-    pub(super) fn allot_message(&self, len: usize, awaited: Option<usize>) -> Result<Block<Mapped>, NoBlock> {
+    pub(super) fn allot_message(
+        self: &Arc<Self>,
+        len: usize,
+        awaited: Option<usize>,
+    ) -> Result<Writing, NoBlock> {
         let mut inner = self.lock();
         if awaited.is_some_and(|awaited| awaited > len) && !inner.arena.has_lending_room(len) {
             return Err(NoBlock::Allot(Allot::Full));
         }
-        inner.allot(len, Purpose::Message)
+        Ok(self.writing(inner.allot(len, Purpose::Message)?))
     }
 
-    /// Whether a message would find a block now.
-    pub(super) fn has_room(&self, len: usize) -> Result<bool, Corrupt> {
-        self.lock().arena.has_room(len, Purpose::Message)
+    /// Takes a block for an application that fills it.
+    pub(super) fn allot_loan(self: &Arc<Self>, len: usize) -> Result<Writing, NoBlock> {
+        Ok(self.writing(self.lock().allot(len, Purpose::Loan)?))
     }
 
-    /// Hands the first `len` bytes of a block to the peer.
-    pub(super) fn pass(&self, block: Block<Mapped>, len: usize) -> BlockRef {
-        self.lock().arena.pass(block, 0, len)
+    fn writing(self: &Arc<Self>, block: Block<Mapped>) -> Writing {
+        Writing { arena: Arc::clone(self), block: Some(block) }
     }
 
-    /// Frees a block that was not passed.
-    pub(super) fn give_up(&self, block: Block<Mapped>) {
-        self.lock().arena.give_up(block);
+    /// Whether a block would be found now. If not, what this side gives back is [told](Self::on_return).
+    pub(super) fn has_room(&self, len: usize, purpose: Purpose) -> Result<bool, Corrupt> {
+        let mut inner = self.lock();
+        let room = inner.arena.has_room(len, purpose)?;
+        inner.awaited |= !room;
+        Ok(room)
+    }
+
+    /// Somebody waits for a block: what this side gives back from here on is [told](Self::on_return), once.
+    pub(super) fn await_return(&self) {
+        self.lock().awaited = true;
+    }
+
+    /// Gives a frozen block back.
+    pub(super) fn drop_frozen(&self, frozen: Frozen<Mapped>) {
+        self.give_back(|arena| arena.drop_frozen(frozen));
+    }
+
+    /// Gives something back, and tells of it if somebody waits.
+    fn give_back(&self, give: impl FnOnce(&mut Arena<Mapped>)) {
+        let mut inner = self.lock();
+        give(&mut inner.arena);
+        let awaited = std::mem::take(&mut inner.awaited);
+        drop(inner);
+        if let (true, Some(returned)) = (awaited, self.returned.get()) {
+            returned();
+        }
     }
 
     /// Hands bytes that were lent to the peer, with what stands around them. `None`: they have to be copied.
@@ -100,6 +137,51 @@ impl OwnArena {
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for OwnArena {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OwnArena").field("inner", &self.inner).finish_non_exhaustive()
+    }
+}
+
+/// A block that is written. It goes back when this is dropped, whatever ended the writing: a `Serialize` that panics,
+/// too.
+#[derive(Debug)]
+pub(super) struct Writing {
+    arena: Arc<OwnArena>,
+    /// There until it is passed or frozen, by what takes the whole value.
+    block: Option<Block<Mapped>>,
+}
+
+impl Writing {
+    pub(super) fn bytes(&self) -> &[u8] {
+        self.block.as_ref().map(Block::as_bytes).unwrap_or_default()
+    }
+
+    pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
+        self.block.as_mut().map(Block::bytes).unwrap_or_default()
+    }
+
+    /// Hands the first `len` bytes to the peer.
+    pub(super) fn pass(mut self, len: usize) -> BlockRef {
+        let block = self.block.take().expect("it is neither passed nor frozen");
+        self.arena.lock().arena.pass(block, 0, len)
+    }
+
+    /// Ends the writing: `data` is only read from here on.
+    pub(super) fn freeze(mut self, data: Range<usize>) -> Frozen<Mapped> {
+        let block = self.block.take().expect("it is neither passed nor frozen");
+        self.arena.lock().arena.freeze(block, data)
+    }
+}
+
+impl Drop for Writing {
+    fn drop(&mut self) {
+        if let Some(block) = self.block.take() {
+            self.arena.give_back(|arena| arena.give_up(block));
+        }
     }
 }
 

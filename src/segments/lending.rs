@@ -3,13 +3,13 @@
 //! A loan has a margin on both sides of its data. When it is sent, what stands in front of it and behind it in the
 //! message's payload is written there, so that the payload is in one piece, in the block, and was not copied.
 
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use adjoin_shm_layout::{Allot, Block, Frozen, Purpose, Starved};
+use adjoin_shm_layout::{Allot, Frozen, Purpose, Starved};
 use bytes::Bytes;
 
 use super::{
-    arena::{NoBlock, OwnArena},
+    arena::{NoBlock, OwnArena, Writing},
     frame,
     link::{Mapped, Shared},
 };
@@ -23,15 +23,9 @@ use crate::{
 
 /// Lends the blocks of one link.
 pub(super) struct ShmLending {
-    lender: Arc<Lender>,
+    arena: Arc<OwnArena>,
     shared: Arc<Shared>,
     waiting: Mutex<Option<Waiting>>,
-}
-
-/// What loans hold: the memory, and nothing of the link beside it.
-struct Lender {
-    arena: Arc<OwnArena>,
-    returned: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
 
 /// Somebody waits for a loan.
@@ -44,8 +38,7 @@ struct Waiting {
 
 impl ShmLending {
     pub(super) fn new(arena: Arc<OwnArena>, shared: Arc<Shared>) -> Self {
-        let lender = Arc::new(Lender { arena, returned: OnceLock::new() });
-        ShmLending { lender, shared, waiting: Mutex::default() }
+        ShmLending { arena, shared, waiting: Mutex::default() }
     }
 
     fn waiting(&self) -> MutexGuard<'_, Option<Waiting>> {
@@ -54,14 +47,15 @@ impl ShmLending {
 }
 
 impl Lending for ShmLending {
-    /// One short lock and one allocation; a system call where pages are new.
+    /// One short lock and one allocation; a system call where pages are new. A loan holds the memory, and nothing of the
+    /// link beside it.
     fn lend(&self, len: usize) -> Result<Box<dyn Fill>, SendFault> {
         let limit = self.max_len();
         if len > limit || limit == 0 {
             return Err(SendFault::TooLarge { len, limit, setting: "Settings::arena_bytes" });
         }
-        match self.lender.arena.lock().allot(len + 2 * MARGIN, Purpose::Loan) {
-            Ok(block) => Ok(Box::new(Filling { block: Some(block), len, lender: Arc::clone(&self.lender) })),
+        match self.arena.allot_loan(len + 2 * MARGIN) {
+            Ok(block) => Ok(Box::new(Filling { block, len, arena: Arc::clone(&self.arena) })),
             Err(NoBlock::Allot(Allot::Full)) => Err(SendFault::Full),
             Err(NoBlock::Allot(Allot::TooLarge { .. })) => {
                 Err(SendFault::TooLarge { len, limit, setting: "Settings::arena_bytes" })
@@ -72,7 +66,7 @@ impl Lending for ShmLending {
     }
 
     fn max_len(&self) -> usize {
-        self.lender.arena.lendable().len().saturating_sub(2 * MARGIN)
+        self.arena.lendable().len().saturating_sub(2 * MARGIN)
     }
 
     fn await_loan(&self, len: usize) {
@@ -84,13 +78,13 @@ impl Lending for ShmLending {
                 *waiting = Some(Waiting { len, starved: self.shared.park.starve() });
             }
         }
+        self.arena.await_return();
     }
 
     fn has_loan(&self) -> Result<bool, LinkEnd> {
         let mut waiting = self.waiting();
         let Some(Waiting { len, .. }) = &*waiting else { return Ok(true) };
-        let mut inner = self.lender.arena.lock();
-        if !inner.arena.has_room(len + 2 * MARGIN, Purpose::Loan).map_err(frame::corrupt)? {
+        if !self.arena.has_room(len + 2 * MARGIN, Purpose::Loan).map_err(frame::corrupt)? {
             return Ok(false);
         }
         if let Some(Waiting { starved, .. }) = waiting.take() {
@@ -101,56 +95,34 @@ impl Lending for ShmLending {
     }
 
     fn on_return(&self, returned: Box<dyn Fn() + Send + Sync>) {
-        let _ = self.lender.returned.set(returned);
+        self.arena.on_return(returned);
     }
 
     fn blocks_in_use(&self) -> Result<usize, LinkEnd> {
-        self.lender.arena.lock().arena.in_use().map_err(frame::corrupt)
-    }
-}
-
-impl Lender {
-    /// A block of this side's came back: somebody may wait for it.
-    fn returned(&self) {
-        if let Some(returned) = self.returned.get() {
-            returned();
-        }
+        self.arena.lock().arena.in_use().map_err(frame::corrupt)
     }
 }
 
 /// A block that is filled.
 struct Filling {
-    /// Always there, until it is frozen or dropped.
-    block: Option<Block<Mapped>>,
+    block: Writing,
     len: usize,
-    lender: Arc<Lender>,
+    arena: Arc<OwnArena>,
 }
 
 impl Fill for Filling {
     fn bytes(&self) -> &[u8] {
-        let bytes = self.block.as_ref().map(Block::as_bytes).unwrap_or_default();
-        bytes.get(MARGIN..MARGIN + self.len).unwrap_or_default()
+        self.block.bytes().get(MARGIN..MARGIN + self.len).unwrap_or_default()
     }
 
     fn bytes_mut(&mut self) -> &mut [u8] {
-        let bytes = self.block.as_mut().map(Block::bytes).unwrap_or_default();
-        bytes.get_mut(MARGIN..MARGIN + self.len).unwrap_or_default()
+        self.block.bytes_mut().get_mut(MARGIN..MARGIN + self.len).unwrap_or_default()
     }
 
-    fn freeze(mut self: Box<Self>, len: usize) -> Bytes {
-        let Some(block) = self.block.take() else { return Bytes::new() };
-        let data = MARGIN..MARGIN + len.min(self.len);
-        let frozen = Some(self.lender.arena.lock().arena.freeze(block, data));
-        Bytes::from_owner(Filled { frozen, lender: Arc::clone(&self.lender) })
-    }
-}
-
-impl Drop for Filling {
-    fn drop(&mut self) {
-        if let Some(block) = self.block.take() {
-            self.lender.arena.give_up(block);
-            self.lender.returned();
-        }
+    fn freeze(self: Box<Self>, len: usize) -> Bytes {
+        let Filling { block, len: most, arena } = *self;
+        let frozen = Some(block.freeze(MARGIN..MARGIN + len.min(most)));
+        Bytes::from_owner(Filled { frozen, arena })
     }
 }
 
@@ -158,7 +130,7 @@ impl Drop for Filling {
 struct Filled {
     /// Always there, until it is dropped.
     frozen: Option<Frozen<Mapped>>,
-    lender: Arc<Lender>,
+    arena: Arc<OwnArena>,
 }
 
 impl AsRef<[u8]> for Filled {
@@ -170,8 +142,7 @@ impl AsRef<[u8]> for Filled {
 impl Drop for Filled {
     fn drop(&mut self) {
         if let Some(frozen) = self.frozen.take() {
-            self.lender.arena.lock().arena.drop_frozen(frozen);
-            self.lender.returned();
+            self.arena.drop_frozen(frozen);
         }
     }
 }

@@ -7,11 +7,11 @@ use std::{
 };
 
 use adjoin_shm_layout::{
-    self as layout, Allot, Block, BlockRef, Corrupt, FrameHead, Reserve, RingWriter, Room, Starved, Tag,
+    self as layout, Allot, BlockRef, Corrupt, FrameHead, Purpose, Reserve, RingWriter, Room, Starved, Tag,
 };
 
 use super::{
-    arena::{NoBlock, OwnArena},
+    arena::{NoBlock, OwnArena, Writing},
     frame::{self, Framed},
     link::{Mapped, Shared},
     passage::{Passage, Unpassed},
@@ -114,7 +114,7 @@ impl ShmSender {
     }
 
     /// Takes a block for a payload of `len` bytes.
-    fn allot(&mut self, len: usize) -> Result<Block<Mapped>, SendFault> {
+    fn allot(&mut self, len: usize) -> Result<Writing, SendFault> {
         match self.arena.allot_message(len, self.wanted_block) {
             Ok(block) => Ok(block),
             Err(NoBlock::Allot(Allot::Full)) => {
@@ -133,7 +133,7 @@ impl ShmSender {
     /// finds it taken by another says anew what it needs.
     fn look_for_room(&mut self) -> Result<bool, Corrupt> {
         let ring = self.wanted > 0 && self.writer.has_room(self.wanted)?;
-        let block = self.wanted_block.map_or(Ok(false), |len| self.arena.has_room(len))?;
+        let block = self.wanted_block.map_or(Ok(false), |len| self.arena.has_room(len, Purpose::Message))?;
         if ring {
             self.wanted = 0;
         }
@@ -167,34 +167,23 @@ impl ShmSender {
         body: &mut dyn Body,
         mut len: usize,
     ) -> Result<usize, SendFault> {
-        let arena = Arc::clone(&self.arena);
         loop {
             let mut block = self.allot(len)?;
-            let mut encoder = Encoder::new(block.bytes(), &mut self.channels);
+            let mut encoder = Encoder::new(block.bytes_mut(), &mut self.channels);
             let encoded = body.encode(&mut encoder);
             let (payload, fits, descriptors) = (encoder.len(), encoder.fits(), encoder.into_descriptors());
             if encoded.is_ok() && !fits {
-                arena.give_up(block);
                 len = payload; // a body that is longer each time is refused by the payload's limit
                 continue;
             }
-            let sent = encoded.map_err(SendFault::Encode).and_then(|()| self.reserve_for_block(framed));
-            return match sent {
-                Ok((Reserved { room, channels, passage, .. }, count)) => {
-                    if let Err(why) = passage.send(&descriptors) {
-                        arena.give_up(block);
-                        return Err(self.unpassed(block_frame_len(framed, count), why));
-                    }
-                    let block = arena.pass(block, payload);
-                    commit_block(room, framed, block, (channels, count), &descriptors);
-                    self.unpublished = true;
-                    Ok(payload)
-                }
-                Err(fault) => {
-                    arena.give_up(block);
-                    Err(fault)
-                }
-            };
+            encoded.map_err(SendFault::Encode)?;
+            let (Reserved { room, channels, passage, .. }, count) = self.reserve_for_block(framed)?;
+            if let Err(why) = passage.send(&descriptors) {
+                return Err(self.unpassed(block_frame_len(framed, count), why));
+            }
+            commit_block(room, framed, block.pass(payload), (channels, count), &descriptors);
+            self.unpublished = true;
+            return Ok(payload);
         }
     }
 

@@ -24,14 +24,12 @@ impl Hub {
         self.lending.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// What the application gives back wakes those who wait for it.
+    /// What this side gives back wakes those who wait for it, with a loan or with a message.
     pub(super) fn listen_for_returns(self: &Arc<Self>) {
         let Some(lending) = self.lending() else { return };
         let hub = Arc::downgrade(self);
         lending.on_return(Box::new(move || {
-            let Some(hub) = hub.upgrade() else { return };
-            // Acquire: pairs with the Release store in `poll_lend`; who set it has found nothing before this.
-            if hub.loans_wanted.load(Ordering::Acquire) {
+            if let Some(hub) = hub.upgrade() {
                 hub.wake_driver();
             }
         }));
@@ -58,7 +56,7 @@ impl Hub {
                 done => return Poll::Ready(done),
             }
             place.wait(self, For::Loan, cx.waker());
-            // Release: pairs with the Acquire load in `listen_for_returns`.
+            // Release: pairs with the Acquire load in `wake_waiting`; before the lending is asked to tell of returns.
             self.loans_wanted.store(true, Ordering::Release);
             if let Some(lending) = self.lending() {
                 lending.await_loan(len);

@@ -2,14 +2,20 @@
 
 use std::{
     any::Any,
-    sync::{Arc, Mutex},
-    time::Duration,
+    pin::pin,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use adjoin_shm_layout::Geometry;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use tokio::task::JoinHandle;
 
-use super::{NOP, nop};
+use super::{NOP, nop, poll, settle, until, within};
 use crate::{
+    link::{ChannelRef, Message, Parts, Sink},
     rpc::{
         connection::Connection,
         dispatch::{Dispatch, IncomingRequest, ServiceDispatcher},
@@ -76,14 +82,9 @@ async fn pair(geometry: &Geometry) -> (Connection, Connection, Keeper) {
     (Connection::start(theirs, &Options::new()), peer, keeper)
 }
 
-/// Within a time that is a hang if it is over.
-async fn soon<F: Future>(future: F) -> F::Output {
-    tokio::time::timeout(Duration::from_secs(20), future).await.expect("it hangs")
-}
-
 async fn length(connection: &Connection, len: usize) {
     let call = connection.call::<(Vec<u8>,), u64, Never>(&LENGTH, (vec![7; len],));
-    assert_eq!(soon(call).await.unwrap(), len as u64);
+    assert_eq!(within(call).await.unwrap(), len as u64);
 }
 
 /// A stream that the peer does not read.
@@ -124,7 +125,7 @@ async fn elements_that_nobody_reads_leave_a_number_to_a_message() {
     let (client, _peer, _keeper) = pair(&geometry).await;
     let tx = unread(&client).await;
     for _ in 0..20 {
-        soon(tx.send(vec![1; 3000])).await.unwrap();
+        within(tx.send(vec![1; 3000])).await.unwrap();
     }
     length(&client, 3000).await;
     assert!(client.blocks_in_use().unwrap() >= 6);
@@ -139,7 +140,7 @@ async fn an_element_that_has_a_permit_does_not_stop_its_link() {
     for _ in 0..3 {
         let permit = tx.try_reserve(LONG + 10).ok().expect("there is credit");
         permit.send(vec![1; LONG]).ok().expect("it has a permit");
-        soon(nop(&client)).await.unwrap();
+        within(nop(&client)).await.unwrap();
     }
     drop(loans);
 }
@@ -148,7 +149,115 @@ async fn an_element_that_has_a_permit_does_not_stop_its_link() {
 #[tokio::test]
 async fn a_link_with_one_block_lends_nothing_and_carries_messages() {
     let (client, _peer, _) = pair(&Geometry { arena_blocks: 1, ..SMALL }).await;
-    let refused = soon(client.loan(1)).await.unwrap_err();
+    let refused = within(client.loan(1)).await.unwrap_err();
     assert!(refused.to_string().contains("arena_blocks"), "{refused}");
+    length(&client, LONG).await;
+}
+
+/// A peer that reads nothing by itself.
+async fn silent() -> (Connection, Parts) {
+    let (peer, ours) = pair_for_test(&SMALL, Waiting::Sleep).await;
+    (Connection::start(ours, &Options::new()), peer)
+}
+
+/// A call that gets no answer.
+async fn unanswered(client: &Connection) -> JoinHandle<()> {
+    let client = client.clone();
+    let call = tokio::spawn(async move {
+        let _ = client.call::<(Vec<u8>,), u64, Never>(&LENGTH, (vec![7; LONG],)).await;
+    });
+    settle().await;
+    call
+}
+
+/// Fails where what this side gives back wakes those alone that wait for a loan.
+#[tokio::test]
+async fn a_message_that_waits_for_a_block_is_woken_when_this_side_gives_one_back() {
+    for frozen in [false, true] {
+        let (client, _peer) = silent().await;
+        let mut loans = all_loans(&client);
+        let calls = [unanswered(&client).await, unanswered(&client).await];
+        assert_eq!(client.blocks_in_use().unwrap(), 4, "one call has what passes, the other waits");
+        let loan = loans.pop().unwrap();
+        if frozen {
+            drop(loan.freeze())
+        } else {
+            drop(loan)
+        };
+        assert_eq!(client.blocks_in_use().unwrap(), 3);
+        until(|| client.blocks_in_use().unwrap() == 4).await;
+        calls.iter().for_each(JoinHandle::abort);
+    }
+}
+
+/// The same of an element that is parked.
+#[tokio::test]
+async fn an_element_that_is_parked_for_a_block_is_sent_when_this_side_gives_one_back() {
+    let (client, mut peer) = silent().await;
+    let (tx, rx) = crate::channel::<Vec<u8>>();
+    let mut call = pin!(client.call::<(Rx<Vec<u8>>,), (), Never>(&KEEP, (rx,)));
+    assert!(poll(call.as_mut()).is_pending());
+    let mut opened = Opened::default();
+    while peer.receiver.drain(&mut opened).unwrap() == 0 {
+        settle().await;
+    }
+    peer.credit.as_ref().unwrap().open(opened.0[0].slot, 1 << 16);
+
+    let mut loans = all_loans(&client);
+    let first = unanswered(&client).await;
+    let permit = tx.try_reserve(LONG + 10).ok().expect("there is credit");
+    permit.send(vec![1; LONG]).ok().expect("it has a permit");
+    settle().await;
+    assert_eq!(client.blocks_in_use().unwrap(), 4, "the element is parked");
+    drop(loans.pop());
+    assert_eq!(client.blocks_in_use().unwrap(), 3);
+    until(|| client.blocks_in_use().unwrap() == 4).await;
+    first.abort();
+}
+
+/// Remembers channels.
+#[derive(Default)]
+struct Opened(Vec<ChannelRef>);
+
+impl Sink for Opened {
+    fn message(&mut self, message: Message<'_>) -> bool {
+        self.0.extend(message.channels);
+        true
+    }
+}
+
+/// Encodes to a payload for a block, and panics at the second time.
+struct Bomb(AtomicUsize);
+
+impl Serialize for Bomb {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let done = serializer.serialize_bytes(&[1; LONG])?;
+        // Relaxed: one thread counts.
+        if self.0.fetch_add(1, Ordering::Relaxed) == 1 {
+            std::panic::resume_unwind(Box::new("it is asked a second time"));
+        }
+        Ok(done)
+    }
+}
+
+impl<'de> Deserialize<'de> for Bomb {
+    fn deserialize<D: Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
+        unreachable!("it is sent only")
+    }
+}
+
+/// Fails where a block is lost with the stack that encoded into it (`impl Drop for Writing`).
+#[tokio::test]
+async fn a_serialize_that_panics_gives_its_block_back() {
+    let (client, _peer, _) = pair(&SMALL).await;
+    for _ in 0..6 {
+        let caller = client.clone();
+        let call = tokio::spawn(async move {
+            let bomb = Bomb(AtomicUsize::new(0));
+            caller.call::<(Bomb,), u64, Never>(&LENGTH, (bomb,)).await.is_ok()
+        });
+        assert!(call.await.unwrap_err().is_panic());
+        assert_eq!(client.blocks_in_use().unwrap(), 0);
+    }
     length(&client, LONG).await;
 }
