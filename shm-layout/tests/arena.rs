@@ -167,23 +167,49 @@ fn a_frozen_block_is_sent_with_what_stands_around_it_once_at_a_time() {
     let frozen = guest.arena.freeze(block, 64..71);
     assert_eq!(frozen.bytes(), b"payload");
 
-    assert_eq!(guest.arena.pass_frozen(data.clone(), &[0; 65], &[]), Ok(None), "no room in front");
-    assert_eq!(guest.arena.pass_frozen(data.clone(), &[], &[0; 4096 - 70]), Ok(None), "no room behind");
+    assert_eq!(guest.arena.pass_frozen(data.clone(), 1, &[0; 65], &[]), Ok(None), "no room in front");
+    assert_eq!(guest.arena.pass_frozen(data.clone(), 1, &[], &[0; 4096 - 70]), Ok(None), "no room behind");
     let part = data.start + 1..data.end;
-    assert_eq!(guest.arena.pass_frozen(part.clone(), b"<", &[]), Ok(None), "over what others see");
-    assert_eq!(guest.arena.pass_frozen(data.start..data.end + 1, &[], &[]), Ok(None), "more than was frozen");
-    assert_eq!(guest.arena.pass_frozen(4096..4097, &[], &[]), Ok(None), "of no frozen block");
+    assert_eq!(guest.arena.pass_frozen(part.clone(), 1, b"<", &[]), Ok(None), "over what others see");
+    assert_eq!(
+        guest.arena.pass_frozen(data.start..data.end + 1, 1, &[], &[]),
+        Ok(None),
+        "more than was frozen"
+    );
+    assert_eq!(guest.arena.pass_frozen(4096..4097, 1, &[], &[]), Ok(None), "of no frozen block");
 
-    let sent = guest.arena.pass_frozen(data.clone(), b"before ", b" behind").unwrap().unwrap();
-    assert_eq!(guest.arena.pass_frozen(data.clone(), &[], &[]), Ok(None), "the peer has it");
+    let sent = guest.arena.pass_frozen(data.clone(), 1, b"before ", b" behind").unwrap().unwrap();
+    assert_eq!(guest.arena.pass_frozen(data.clone(), 1, &[], &[]), Ok(None), "the peer has it");
     let parcel = read(&host, &Sent { block: sent, payload: b"before payload behind".to_vec() });
     let _ = host.returns.give_back(parcel);
-    let again = guest.arena.pass_frozen(part, &[], &[]).unwrap().expect("it came back");
+    let again = guest.arena.pass_frozen(part, 1, &[], &[]).unwrap().expect("it came back");
     guest.arena.drop_frozen(frozen);
     assert_eq!(guest.arena.in_use(), Ok(1), "the peer still has it");
     let parcel = read(&host, &Sent { block: again, payload: b"ayload".to_vec() });
     let _ = host.returns.give_back(parcel);
     assert_eq!(guest.arena.in_use(), Ok(0));
+}
+
+/// Bytes are told by where they lie, and another block may lie there by now.
+#[test]
+fn what_was_frozen_since_is_not_taken_for_what_was_there_before() {
+    let Pair { mut guest, .. } = pair(GEOMETRY).unwrap();
+    let freeze = |guest: &mut Link, byte| {
+        let mut block = guest.arena.allot(300, Purpose::Loan).unwrap();
+        block.write_at(0, &[byte; 300]);
+        let data = block.range().start..block.range().start + 300;
+        (guest.arena.freeze(block, 0..300), data)
+    };
+    let (first, seen) = freeze(&mut guest, 1);
+    let frozen_before = guest.arena.freezes();
+    guest.arena.drop_frozen(first);
+    assert_eq!(guest.arena.pass_frozen(seen.clone(), frozen_before, &[], &[]), Ok(None), "it is free");
+    let (second, there) = freeze(&mut guest, 2);
+    assert_eq!(there, seen, "the lowest place");
+    assert_eq!(guest.arena.pass_frozen(seen.clone(), frozen_before, &[], &[]), Ok(None));
+    let frozen_before = guest.arena.freezes();
+    assert!(guest.arena.pass_frozen(seen, frozen_before, &[], &[]).unwrap().is_some());
+    guest.arena.drop_frozen(second);
 }
 
 #[test]

@@ -167,16 +167,26 @@ pub(crate) enum HandleFault {
 /// written, so that a second try knows how much it needs.
 ///
 /// Bytes that lie in the link's own memory, in a block that was [lent](crate::Loan), need not be written again: one
-/// run of them is left where it lies, and remembered as [`Lent`].
+/// run of them is left where it lies, and remembered as [`Lent`]. Nothing holds them there: a `Serialize` may have
+/// dropped them when it returns, so whoever passes them looks whether they are still what they were.
 pub(crate) struct Encoder<'a> {
     room: &'a mut [u8],
     /// Where the next byte goes in `room`.
     at: usize,
     channels: &'a mut Vec<ChannelRef>,
-    /// The addresses of blocks that may be lent.
-    lendable: Range<usize>,
+    lendable: Lendable,
     lent: Option<Lent>,
     descriptors: Descriptors,
+}
+
+/// What may be left where it lies: what was frozen before the encoding began. For one that is frozen meanwhile, nobody
+/// can tell later whether its bytes, at their place, are those that were to be encoded.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub(crate) struct Lendable {
+    /// The addresses of blocks that may be lent.
+    pub(crate) addresses: Range<usize>,
+    /// How many of them had ever been frozen.
+    pub(crate) frozen_before: u64,
 }
 
 /// Bytes of a payload that were left where they lie.
@@ -188,6 +198,8 @@ pub(crate) struct Lent {
     pub(crate) address: usize,
     /// How many there are.
     pub(crate) len: usize,
+    /// Their block is among so many that were frozen first, or it is gone.
+    pub(crate) frozen_before: u64,
 }
 
 /// Bytes of a run that is worth being left where it lies: a shorter one is copied faster.
@@ -197,15 +209,18 @@ impl<'a> Encoder<'a> {
     /// Starts at the beginning of `room`, with an empty list of channels and no descriptors.
     pub(crate) fn new(room: &'a mut [u8], channels: &'a mut Vec<ChannelRef>) -> Self {
         channels.clear();
-        Encoder { room, at: 0, channels, lendable: 0..0, lent: None, descriptors: Descriptors::default() }
+        Encoder {
+            room,
+            at: 0,
+            channels,
+            lendable: Lendable::default(),
+            lent: None,
+            descriptors: Descriptors::default(),
+        }
     }
 
-    /// As [`new`](Encoder::new), where bytes at these addresses may be left where they lie.
-    pub(crate) fn lending(
-        room: &'a mut [u8],
-        channels: &'a mut Vec<ChannelRef>,
-        lendable: Range<usize>,
-    ) -> Self {
+    /// As [`new`](Encoder::new), where such bytes may be left where they lie.
+    pub(crate) fn lending(room: &'a mut [u8], channels: &'a mut Vec<ChannelRef>, lendable: Lendable) -> Self {
         Encoder { lendable, ..Encoder::new(room, channels) }
     }
 
@@ -261,10 +276,11 @@ impl<'a> Encoder<'a> {
     /// Leaves bytes where they lie, if they may be.
     fn leave(&mut self, bytes: &[u8]) -> bool {
         let Range { start, end } = bytes.as_ptr_range();
-        let leaves =
-            self.lent.is_none() && self.lendable.start <= start.addr() && end.addr() <= self.lendable.end;
+        let Lendable { addresses, frozen_before } = &self.lendable;
+        let leaves = self.lent.is_none() && addresses.start <= start.addr() && end.addr() <= addresses.end;
         if leaves {
-            self.lent = Some(Lent { at: self.at, address: start.addr(), len: bytes.len() });
+            let (at, address, len) = (self.at, start.addr(), bytes.len());
+            self.lent = Some(Lent { at, address, len, frozen_before: *frozen_before });
         }
         leaves
     }

@@ -6,7 +6,10 @@
 use std::{
     fmt, io,
     ops::Range,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use adjoin_shm_layout::{Allot, Arena, Block, BlockRef, Corrupt, Frozen, Purpose};
@@ -15,13 +18,15 @@ use super::{
     backing::{Access, Backing},
     link::Mapped,
 };
-use crate::link::message::Lent;
+use crate::link::message::{Lendable, Lent};
 
 /// The arena of one link, for all threads of this side.
 pub(super) struct OwnArena {
     inner: Mutex<Inner>,
     /// Where the lending region lies in this process.
-    lendable: Range<usize>,
+    addresses: Range<usize>,
+    /// What the arena says of its freezes, for those that do not hold the lock.
+    freezes: AtomicU64,
     /// Where the arena starts.
     start: usize,
     /// What is called when this side gives back what somebody waits for.
@@ -49,12 +54,12 @@ pub(super) enum NoBlock {
 impl OwnArena {
     pub(super) fn new(arena: Arena<Mapped>) -> Self {
         let start = arena.base().addr().get();
-        let lendable = start..start + arena.max_block_len(Purpose::Loan);
+        let addresses = start..start + arena.max_block_len(Purpose::Loan);
         // SAFETY: the arena starts at a page of our own half, which is mapped writable, and lives as long as the arena
         // beside it.
         let backing = unsafe { Backing::new(arena.base(), arena.len(), Access::Write) };
         let inner = Mutex::new(Inner { arena, backing, awaited: false });
-        OwnArena { inner, lendable, start, returned: OnceLock::new() }
+        OwnArena { inner, addresses, freezes: AtomicU64::new(0), start, returned: OnceLock::new() }
     }
 
     /// What is to be called, while somebody waits, when this side gives a block back. Once.
@@ -62,9 +67,18 @@ impl OwnArena {
         let _ = self.returned.set(returned);
     }
 
-    /// The addresses of what may be lent.
-    pub(super) fn lendable(&self) -> Range<usize> {
-        self.lendable.clone()
+    /// Bytes of the lending region.
+    pub(super) fn lending_len(&self) -> usize {
+        self.addresses.len()
+    }
+
+    /// What an encoding that begins now may leave where it lies. No lock.
+    pub(super) fn lendable(&self) -> Lendable {
+        // Relaxed: the order comes from elsewhere. Whoever has bytes that were frozen got them from the thread that froze
+        // them, behind its store, so they are counted here. What is frozen in the place of bytes that are left where
+        // they lie is frozen behind their last handle's end, and so behind this load, which cannot see its store.
+        let frozen_before = self.freezes.load(Ordering::Relaxed);
+        Lendable { addresses: self.addresses.clone(), frozen_before }
     }
 
     /// Bytes of the longest payload of a message.
@@ -132,7 +146,8 @@ impl OwnArena {
         behind: &[u8],
     ) -> Result<Option<BlockRef>, Corrupt> {
         let at = lent.address.wrapping_sub(self.start);
-        self.lock().arena.pass_frozen(at..at.saturating_add(lent.len), before, behind)
+        let bytes = at..at.saturating_add(lent.len);
+        self.lock().arena.pass_frozen(bytes, lent.frozen_before, before, behind)
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -173,7 +188,11 @@ impl Writing {
     /// Ends the writing: `data` is only read from here on.
     pub(super) fn freeze(mut self, data: Range<usize>) -> Frozen<Mapped> {
         let block = self.block.take().expect("it is neither passed nor frozen");
-        self.arena.lock().arena.freeze(block, data)
+        let mut inner = self.arena.lock();
+        let frozen = inner.arena.freeze(block, data);
+        // Relaxed: see `lendable`; under the lock, so that it only grows.
+        self.arena.freezes.store(inner.arena.freezes(), Ordering::Relaxed);
+        frozen
     }
 }
 

@@ -66,7 +66,7 @@ impl Lending for ShmLending {
     }
 
     fn max_len(&self) -> usize {
-        self.arena.lendable().len().saturating_sub(2 * MARGIN)
+        self.arena.lending_len().saturating_sub(2 * MARGIN)
     }
 
     fn await_loan(&self, len: usize) {

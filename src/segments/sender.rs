@@ -1,7 +1,6 @@
 //! The sending end: messages encoded straight into the ring, or into a block of the arena where the payload is long.
 
 use std::{
-    ops::Range,
     sync::Arc,
     task::{Context, Poll},
 };
@@ -19,8 +18,9 @@ use super::{
 use crate::{
     error::LinkEnd,
     link::{
-        Body, ChannelRef, EncodeFault, Encoder, Head, Publish, SendFault, Sender, descriptors::Descriptors,
-        message::Lent,
+        Body, ChannelRef, EncodeFault, Encoder, Head, Publish, SendFault, Sender,
+        descriptors::Descriptors,
+        message::{Lendable, Lent},
     },
 };
 
@@ -209,7 +209,7 @@ impl Sender for ShmSender {
                     return Ok(payload);
                 }
                 Tried::Needs(len) => least = len,
-                Tried::Copy => lendable = 0..0,
+                Tried::Copy => lendable = Lendable::default(),
                 Tried::Unpassed(len, why) => return Err(self.unpassed(len, why)),
                 Tried::TooLong(len) => return self.send_in_block(&framed, body, len),
             }
@@ -285,13 +285,13 @@ fn too_large(len: usize, limit: usize) -> SendFault {
 }
 
 /// Encodes a message into the room that was reserved for it, and commits it if it fits. Payloads of more than `longest`
-/// bytes don't belong there; what lies at the addresses `lendable` may stay there.
+/// bytes don't belong there; what is `lendable` may stay where it lies.
 fn try_in(
     Reserved { mut room, channels, arena, passage }: Reserved<'_>,
     framed: &Framed<'_>,
     body: &mut dyn Body,
     longest: usize,
-    lendable: Range<usize>,
+    lendable: Lendable,
 ) -> Result<Tried, SendFault> {
     let front = FrameHead::BYTES + framed.metadata.len();
     // `reserve` was asked for more than that.

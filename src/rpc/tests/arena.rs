@@ -10,13 +10,14 @@ use std::{
 };
 
 use adjoin_shm_layout::Geometry;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, ser::SerializeTuple};
 use tokio::task::JoinHandle;
 
 use super::{NOP, nop, poll, settle, until, within};
 use crate::{
     link::{ChannelRef, Message, Parts, Sink},
     rpc::{
+        bytes::Bytes,
         connection::Connection,
         dispatch::{Dispatch, IncomingRequest, ServiceDispatcher},
         errors::Never,
@@ -35,13 +36,15 @@ use crate::{
 const LENGTH: Method = method("Arena", "length", MethodId::new(11), false, false);
 const KEEP: Method = method("Arena", "keep", MethodId::new(12), false, false);
 
-/// Says how long what it is sent is, and keeps streams without reading them.
+const FIRSTS: Method = method("Arena", "firsts", MethodId::new(13), false, false);
+
+/// Says how long what it is sent is, or how it begins, and keeps streams without reading them.
 #[derive(Clone, Default)]
 struct Keeper(Arc<Mutex<Vec<Box<dyn Any + Send>>>>);
 
 impl ServiceDispatcher for Keeper {
     fn service(&self) -> &'static Service {
-        static ARENA: Service = service("Arena", &[LENGTH, KEEP, NOP]);
+        static ARENA: Service = service("Arena", &[LENGTH, KEEP, FIRSTS, NOP]);
         &ARENA
     }
 
@@ -55,6 +58,9 @@ impl ServiceDispatcher for Keeper {
                 lock(&kept).push(Box::new(rx));
                 async {}
             }),
+            id if id == FIRSTS.id => {
+                request.serve(&FIRSTS, |((a, b),): ((Bytes, Bytes),)| async move { (a[0], b[0]) })
+            }
             id if id == NOP.id => request.serve(&NOP, |()| async {}),
             _ => request.unknown_method(),
         }
@@ -260,4 +266,41 @@ async fn a_serialize_that_panics_gives_its_block_back() {
         assert_eq!(client.blocks_in_use().unwrap(), 0);
     }
     length(&client, LONG).await;
+}
+
+/// Renders itself into a loan, twice, and keeps the last rendering alone: the second has the place of the first.
+struct Views {
+    connection: Connection,
+    last: Mutex<Option<Bytes>>,
+}
+
+impl Serialize for Views {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut tuple = serializer.serialize_tuple(2)?;
+        for view in [1, 2] {
+            drop(lock(&self.last).take());
+            let mut loan = self.connection.try_loan(3000).unwrap().unwrap();
+            loan.fill(view);
+            let bytes = loan.freeze();
+            tuple.serialize_element(&if view == 1 { bytes.clone() } else { bytes.slice(..100) })?;
+            *lock(&self.last) = Some(bytes);
+        }
+        tuple.end()
+    }
+}
+
+impl<'de> Deserialize<'de> for Views {
+    fn deserialize<D: Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
+        unreachable!("it is sent only")
+    }
+}
+
+/// Fails where bytes that were left where they lie are known by that alone (`Lent::frozen_before`): the second view
+/// arrived twice.
+#[tokio::test]
+async fn bytes_that_a_serialize_drops_arrive_as_they_were() {
+    let (client, _peer, _) = pair(&SMALL).await;
+    let views = Views { connection: client.clone(), last: Mutex::default() };
+    let call = client.call::<(Views,), (u8, u8), Never>(&FIRSTS, (views,));
+    assert_eq!(within(call).await.unwrap(), (1, 2));
 }

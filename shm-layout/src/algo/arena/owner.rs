@@ -76,6 +76,8 @@ pub struct Arena<H> {
     unused: Vec<u32>,
     /// Frozen blocks, by their first page.
     frozen: BTreeMap<u32, u32>,
+    /// How many blocks were ever frozen.
+    freezes: u64,
     /// How many blocks of the lending region are not free.
     lent: usize,
     /// How many are with the peer.
@@ -93,8 +95,17 @@ struct Entry {
     ours: bool,
     /// The peer was told of it, and has not given it back.
     theirs: bool,
-    /// Where the bytes of a frozen block lie in the arena. Around them it is ours to write, while it is not theirs.
-    frozen: Option<Range<usize>>,
+    /// What of a frozen block is.
+    frozen: Option<Data>,
+}
+
+/// The bytes of a frozen block. Around them it is ours to write, while it is not theirs.
+#[derive(Clone, Debug, Default)]
+struct Data {
+    /// Where they lie in the arena.
+    bytes: Range<usize>,
+    /// How many blocks had been frozen before.
+    serial: u64,
 }
 
 impl<H: Halves> Arena<H> {
@@ -108,6 +119,7 @@ impl<H: Halves> Arena<H> {
             table: Vec::new(),
             unused: Vec::new(),
             frozen: BTreeMap::new(),
+            freezes: 0,
             lent: 0,
             out: 0,
             collected: 0,
@@ -208,16 +220,25 @@ impl<H: Halves> Arena<H> {
         assert!(data.start <= data.end && data.end <= block.len(), "{data:?} leaves the block");
         let bytes = block.bytes.start + data.start..block.bytes.start + data.end;
         let entry = &mut self.table[block.number as usize];
-        entry.frozen = Some(bytes.clone());
+        entry.frozen = Some(Data { bytes: bytes.clone(), serial: self.freezes });
+        self.freezes += 1;
         self.frozen.insert(entry.first, block.number);
         Frozen { halves: block.halves, number: block.number, bytes }
     }
 
+    /// How many blocks were ever frozen.
+    #[must_use]
+    pub fn freezes(&self) -> u64 {
+        self.freezes
+    }
+
     /// Hands bytes of a frozen block to the peer, with `before` put in front of them and `behind` put behind them.
-    /// `at` counts from the start of the arena.
+    /// `bytes` counts from the start of the arena; their block is among the first `frozen_before` that were frozen. So
+    /// the bytes are those that somebody saw there when there were so many [`freezes`](Self::freezes): where their block
+    /// was freed since, another one that lies there now was frozen later.
     ///
-    /// `None`, and nothing was done, when this can't be: no frozen block has the bytes, the peer has the block, or
-    /// there is no room of ours around the bytes.
+    /// `None`, and nothing was done, when this can't be: no such block has the bytes, the peer has the block, or there
+    /// is no room of ours around the bytes.
     ///
     /// # Errors
     ///
@@ -225,6 +246,7 @@ impl<H: Halves> Arena<H> {
     pub fn pass_frozen(
         &mut self,
         bytes: Range<usize>,
+        frozen_before: u64,
         before: &[u8],
         behind: &[u8],
     ) -> Result<Option<BlockRef>, Corrupt> {
@@ -233,13 +255,13 @@ impl<H: Halves> Arena<H> {
             return Ok(None);
         };
         let entry = &self.table[number as usize];
-        let (block, data) = (entry.bytes(), entry.frozen.clone().unwrap_or_default());
+        let (block, Data { bytes: data, serial }) = (entry.bytes(), entry.frozen.clone().unwrap_or_default());
         let inside = data.start <= bytes.start && bytes.end <= data.end;
         // What is around the bytes may be seen by whoever holds the frozen block, unless it is around all of them.
         let front =
             before.is_empty() || bytes.start == data.start && before.len() <= data.start - block.start;
         let back = behind.is_empty() || bytes.end == data.end && behind.len() <= block.end - data.end;
-        if entry.theirs || !(inside && front && back) {
+        if entry.theirs || serial >= frozen_before || !(inside && front && back) {
             return Ok(None);
         }
         let start = bytes.start - before.len();
