@@ -4,13 +4,16 @@
 //! without a handler, Cancel, Close, Reset, Credit, and elements with a permit) is parked here when the link is full.
 //! All but the last are small, and
 //! a peer that reads takes them at once; one that only ever writes is let go when too many are parked. While
-//! anything is parked, everything else finds the link full, so that order is kept.
+//! anything is parked, everything else finds the link full, so that order is kept. What finds no memory in the system
+//! stays parked, and is tried again.
 
 use std::{
     collections::VecDeque,
     task::{Context, Poll},
+    time::{Duration, Instant},
 };
 
+use super::clock::now;
 use crate::{
     error::LinkEnd,
     link::{Body, EncodeFault, Head, Publish, SendFault, Sender, message::Parked},
@@ -25,6 +28,8 @@ pub(crate) struct Outgoing {
     parked_weight: usize,
     /// The most that may be parked.
     max_parked: usize,
+    /// The first of them found no memory in the system.
+    short: Option<Short>,
     /// Somebody waits for room.
     wanted: bool,
     /// The sender has been told that room is waited for, and has not found all of it since.
@@ -33,6 +38,17 @@ pub(crate) struct Outgoing {
     /// `None`: it is not, and the next one is made visible at once.
     deferred: Option<u32>,
 }
+
+/// A parked message waits for memory of the system. Nobody tells when there is some.
+struct Short {
+    /// When it is tried again, at the earliest.
+    again: Instant,
+    /// The driver knows that it has to look then.
+    told: bool,
+}
+
+/// How long a parked message that found no memory waits.
+pub(crate) const RETRY: Duration = Duration::from_millis(10);
 
 /// Messages that may be sent one behind the other before they are made visible.
 const BATCH: u32 = 8;
@@ -45,6 +61,7 @@ impl Outgoing {
             parked: VecDeque::new(),
             parked_weight: 0,
             max_parked: max_parked as usize,
+            short: None,
             wanted: false,
             asked: false,
             deferred: None,
@@ -100,7 +117,7 @@ impl Outgoing {
         self.parked_weight += weight(&message);
         self.parked.push_back(message);
         // Once there is none, the driver watches for room.
-        while !self.parked.is_empty() && self.has_room()? {
+        while !self.parked.is_empty() && self.short.is_none() && self.has_room()? {
             self.flush_parked()?;
         }
         Ok(())
@@ -117,7 +134,8 @@ impl Outgoing {
     /// Makes what was sent visible to the peer.
     #[inline]
     pub(crate) fn publish(&mut self) -> Publish {
-        self.sender.as_mut().map_or(Publish::Done, |sender| sender.publish())
+        let published = self.sender.as_mut().map_or(Publish::Done, |sender| sender.publish());
+        if self.is_news_short() { Publish::Flush } else { published }
     }
 
     /// Makes what was sent visible to the peer, in batches: the first message at once, those that follow
@@ -147,7 +165,19 @@ impl Outgoing {
         self.wanted = true;
         let room = self.poll_room(cx);
         self.wanted = true;
-        room
+        room.map(|room| room || self.is_news_short())
+    }
+
+    /// Whether the driver has to be woken after [`RETRY`], since what is parked found no memory. Once each time.
+    #[inline]
+    pub(crate) fn take_retry(&mut self) -> bool {
+        self.short.as_mut().is_some_and(|short| !std::mem::replace(&mut short.told, true))
+    }
+
+    /// Whether the driver has yet to hear of it.
+    #[inline]
+    fn is_news_short(&self) -> bool {
+        self.short.as_ref().is_some_and(|short| !short.told)
     }
 
     /// Sends what was parked and pushes it out. `true` when somebody wanted room and may try again.
@@ -162,7 +192,7 @@ impl Outgoing {
             if let Poll::Ready(flushed) = sender.poll_flush(cx) {
                 flushed?;
             }
-            if !self.wanted && !self.asked && self.parked.is_empty() {
+            if !self.wanted && !self.asked && self.parked.is_empty() || self.short.is_some() {
                 return Ok(false);
             }
             if !self.has_room()? {
@@ -201,10 +231,19 @@ impl Outgoing {
 
     #[inline]
     fn flush_parked(&mut self) -> Result<(), LinkEnd> {
+        if self.short.as_ref().is_some_and(|short| now() < short.again) {
+            return Ok(());
+        }
+        self.short = None;
         while let (Some(message), Some(sender)) = (self.parked.front(), &mut self.sender) {
             match sender.send(&message.head(), &mut &*message) {
                 Err(SendFault::Full) => break,
                 Err(SendFault::Ended(end)) => return Err(end),
+                // It has its place, in a stream or as an answer: what is behind it waits with it.
+                Err(SendFault::NoMemory { .. }) => {
+                    self.short = Some(Short { again: now() + RETRY, told: false });
+                    break;
+                }
                 Ok(_) => {}
                 // It was encoded once and within its limits, so this is a message that can never fit.
                 Err(fault) => tracing::error!(?fault, head = ?message.head(), "a message cannot be sent"),

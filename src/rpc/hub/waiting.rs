@@ -18,6 +18,7 @@ use crate::{
     rpc::{
         channel::{Channel, Remote},
         errors::{Blocked, Obstacle},
+        outgoing::RETRY,
         waiters::{Queue, lock, wake_all},
     },
 };
@@ -99,7 +100,14 @@ impl Hub {
     /// holds the receive role, after it received and again before it sleeps.
     pub(crate) fn wake_waiting(&self, cx: &mut Context<'_>) -> Result<(), LinkEnd> {
         self.flush_due.store(false, Ordering::Relaxed); // what comes from now on wakes the driver again
-        if lock(&self.out).poll_room(cx)? {
+        let (room, retry) = {
+            let mut out = lock(&self.out);
+            (out.poll_room(cx)?, out.take_retry())
+        };
+        if retry {
+            self.retry_later();
+        }
+        if room {
             let wakers = lock(&self.room).take();
             wake_all(wakers);
         }
@@ -111,6 +119,15 @@ impl Hub {
             self.wake_lent()?;
         }
         Ok(())
+    }
+
+    /// Has the driver look again after a while. An allocation and a task, while the system is short of memory.
+    fn retry_later(&self) {
+        let driver = self.driver_waker();
+        self.runtime.spawn(async move {
+            tokio::time::sleep(RETRY).await;
+            driver.wake();
+        });
     }
 
     fn wake_granted(&self) {

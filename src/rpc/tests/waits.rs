@@ -4,7 +4,7 @@ use std::{
     cell::RefCell,
     pin::pin,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
     task::{Context, Poll},
@@ -12,12 +12,12 @@ use std::{
 
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::{RECEIVE, Raw, SEND, end_of, nop, poll, settle, until};
+use super::{RECEIVE, Raw, SEND, end_of, nop, poll, settle, until, within};
 use crate::{
     error::LinkEnd,
     link::{
         Body, Brought, Head, Limits, Message, Parts, Publish, Receiver, Role, SendFault, Sender, Sink,
-        Watcher, memory,
+        Watcher, memory, message::encode_into,
     },
     rpc::{
         connection::Connection,
@@ -25,6 +25,7 @@ use crate::{
         options::Options,
         rx::Rx,
         tx::Tx,
+        waiters::lock,
     },
     settings::Settings,
 };
@@ -125,6 +126,55 @@ async fn a_call_that_finds_room_taken_by_another_sender_goes_out_with_the_next()
         until(|| sent.load(Ordering::Relaxed) == 1).await; // Relaxed: counted by this thread
         call.abort();
     }
+}
+
+/// Refuses its elements as full, once, and then so many times for want of memory; and keeps those that it sends.
+struct Short {
+    refuses: u32,
+    sent: Arc<Mutex<Vec<usize>>>,
+}
+
+impl Sender for Short {
+    fn send(&mut self, head: &Head<'_>, body: &mut dyn Body) -> Result<usize, SendFault> {
+        let (mut payload, mut channels) = (Vec::new(), Vec::new());
+        let len = encode_into(body, &mut payload, &mut channels).map_err(SendFault::Encode)?;
+        if matches!(head, Head::Data { .. }) {
+            self.refuses += 1;
+            match self.refuses {
+                1 => return Err(SendFault::Full),
+                2..5 => return Err(SendFault::NoMemory { len, kind: std::io::ErrorKind::OutOfMemory }),
+                _ => lock(&self.sent).push(len),
+            }
+        }
+        Ok(len)
+    }
+
+    fn publish(&mut self) -> Publish {
+        Publish::Done
+    }
+
+    fn poll_flush(&mut self, _: &mut Context<'_>) -> Poll<Result<(), LinkEnd>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn has_room(&mut self) -> Result<bool, LinkEnd> {
+        Ok(true)
+    }
+}
+
+/// Fails, by a stream with a hole, where `flush_parked` drops what finds no memory, and as a hang without
+/// `retry_later`.
+#[tokio::test(start_paused = true)]
+async fn a_parked_element_that_finds_no_memory_is_sent_later_and_in_its_order() {
+    let sent = Arc::new(Mutex::new(Vec::new()));
+    let connection = start(Short { refuses: 0, sent: Arc::clone(&sent) }, Silent, false);
+    let (tx, rx) = crate::channel::<Vec<u8>>();
+    let mut call = pin!(connection.call::<(Rx<Vec<u8>>,), (), Never>(&RECEIVE, (rx,)));
+    assert!(poll(call.as_mut()).is_pending());
+    let permit = tx.try_reserve(101).ok().expect("there is credit");
+    permit.send(vec![1; 100]).ok().expect("it has a permit");
+    within(tx.send(vec![2; 50])).await.unwrap();
+    assert_eq!(*lock(&sent), [101, 51]);
 }
 
 /// Its process lives, its end of the socket is closed. Fails without `LAST_BATCHES`: the driver drained for
