@@ -17,16 +17,20 @@ pub(crate) trait Lending: Send + Sync {
     /// Bytes of the longest loan.
     fn max_len(&self) -> usize;
 
-    /// Says that somebody waits for a loan of `len` bytes. The caller tries once more afterwards; what comes back later
-    /// than that wakes the driver, or is told by [`on_return`](Lending::on_return).
+    /// Says that somebody waits for a loan of `len` bytes, the first of those that wait. The caller tries once more
+    /// afterwards; what comes back later than that wakes the driver, or is told by [`on_return`](Lending::on_return).
+    /// Until [`stop_waiting`](Lending::stop_waiting), messages leave the memory to it where they can.
     fn await_loan(&self, len: usize);
 
-    /// Whether those who wait should try again. If so, they have to say anew that they wait.
+    /// Whether the one who waits should try again. If so, it has to say anew that it waits.
     ///
     /// # Errors
     ///
     /// The peer wrote nonsense.
     fn has_loan(&self) -> Result<bool, LinkEnd>;
+
+    /// Says that nobody waits any more.
+    fn stop_waiting(&self);
 
     /// What is to be called when this side gives memory back, while somebody waits for it: with a loan that found none,
     /// or with a message for which [`Sender::has_room`](super::Sender::has_room) said `false`. Once, and it may be called

@@ -117,7 +117,8 @@ impl Connection {
     /// Lends memory of the link for `len` bytes, to be filled and sent without a copy: see [`Loan`].
     ///
     /// Waits while as much is lent as can be: over shared memory half of the arena
-    /// ([`Settings::arena_bytes`](crate::Settings::arena_bytes)). That keeps no message waiting.
+    /// ([`Settings::arena_bytes`](crate::Settings::arena_bytes)). That keeps no message waiting. First come, first served: a
+    /// longer loan that is waited for keeps shorter ones waiting behind it.
     ///
     /// Costs, over shared memory, a short lock and an allocation, and a system call where memory is used for the first
     /// time.
@@ -140,7 +141,7 @@ impl Connection {
         }
     }
 
-    /// As [`loan`](Connection::loan), if it need not wait; `None` if it would have to.
+    /// As [`loan`](Connection::loan), if it need not wait; `None` if it would have to, also behind others that wait.
     ///
     /// # Errors
     ///

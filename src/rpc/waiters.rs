@@ -24,7 +24,7 @@ pub(crate) fn try_lock<T: ?Sized>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>>
 }
 
 /// Tasks that wait, first come first, each with a ticket by which it can leave. All are woken at once and look for
-/// themselves.
+/// themselves, or the first alone.
 ///
 /// A waker keeps the memory of its task. So whoever gives up waiting leaves: what is waited for may never come, and the
 /// tasks that gave up would be as many as a peer wants.
@@ -53,6 +53,16 @@ impl Queue {
     #[must_use]
     pub(crate) fn leave(&mut self, ticket: u64) -> Option<Waker> {
         self.waiting.remove(&ticket)
+    }
+
+    /// Whether nobody waits in front of a task: it has the first ticket, or there is none.
+    pub(crate) fn is_first(&self, ticket: Option<u64>) -> bool {
+        self.waiting.keys().next().is_none_or(|first| Some(*first) == ticket)
+    }
+
+    /// The one who waits longest, to be woken outside of locks.
+    pub(crate) fn first(&self) -> Option<Waker> {
+        self.waiting.values().next().cloned()
     }
 
     /// Takes all, to be woken outside of locks.

@@ -40,6 +40,8 @@ pub(super) struct Inner {
     /// Somebody has found too little, and has not been told that something came back since. Under the lock, so that
     /// either whoever gives back finds this, or whoever waits finds what was given back.
     awaited: bool,
+    /// Somebody waits for a loan, or is about to take the one that it waited for.
+    loan_awaited: bool,
 }
 
 /// Why there is no block.
@@ -58,7 +60,7 @@ impl OwnArena {
         // SAFETY: the arena starts at a page of our own half, which is mapped writable, and lives as long as the arena
         // beside it.
         let backing = unsafe { Backing::new(arena.base(), arena.len(), Access::Write) };
-        let inner = Mutex::new(Inner { arena, backing, awaited: false });
+        let inner = Mutex::new(Inner { arena, backing, awaited: false, loan_awaited: false });
         OwnArena { inner, addresses, freezes: AtomicU64::new(0), start, returned: OnceLock::new() }
     }
 
@@ -94,10 +96,12 @@ impl OwnArena {
         awaited: Option<usize>,
     ) -> Result<Writing, NoBlock> {
         let mut inner = self.lock();
-        if awaited.is_some_and(|awaited| awaited > len) && !inner.arena.has_lending_room(len) {
-            return Err(NoBlock::Allot(Allot::Full));
-        }
-        Ok(self.writing(inner.allot(len, Purpose::Message)?))
+        let block = match awaited.is_some_and(|awaited| awaited > len) {
+            true if inner.arena.has_lending_room(len) => inner.allot(len, Purpose::Message),
+            true => Err(NoBlock::Allot(Allot::Full)),
+            false => inner.allot_anywhere(len),
+        };
+        Ok(self.writing(block?))
     }
 
     /// Takes a block for an application that fills it.
@@ -117,9 +121,16 @@ impl OwnArena {
         Ok(room)
     }
 
-    /// Somebody waits for a block: what this side gives back from here on is [told](Self::on_return), once.
-    pub(super) fn await_return(&self) {
-        self.lock().awaited = true;
+    /// Somebody waits for a loan: what this side gives back from here on is [told](Self::on_return), once, and messages
+    /// leave the lending region to it where they can.
+    pub(super) fn await_loan(&self) {
+        let mut inner = self.lock();
+        (inner.awaited, inner.loan_awaited) = (true, true);
+    }
+
+    /// Nobody waits for a loan any more.
+    pub(super) fn stop_awaiting_loans(&self) {
+        self.lock().loan_awaited = false;
     }
 
     /// Gives a frozen block back.
@@ -205,6 +216,21 @@ impl Drop for Writing {
 }
 
 impl Inner {
+    /// Takes a block for a message in either region: in the lending region first, unless somebody waits for that. Where
+    /// the system has no memory for one, the other may have pages that are there.
+    fn allot_anywhere(&mut self, len: usize) -> Result<Block<Mapped>, NoBlock> {
+        let (first, second) = match self.loan_awaited {
+            true => (Purpose::Passing, Purpose::Message),
+            false => (Purpose::Message, Purpose::Passing),
+        };
+        match self.allot(len, first) {
+            Err(NoBlock::Allot(Allot::Full)) => self.allot(len, second),
+            // Not "full" in any case: that promises that it will do once something comes back.
+            Err(NoBlock::Memory(error)) => self.allot(len, second).map_err(|_| NoBlock::Memory(error)),
+            done => done,
+        }
+    }
+
     /// Takes a block whose pages are there.
     pub(super) fn allot(&mut self, len: usize, purpose: Purpose) -> Result<Block<Mapped>, NoBlock> {
         let block = self.arena.allot(len, purpose).map_err(NoBlock::Allot)?;

@@ -30,7 +30,7 @@ pub(super) struct ShmLending {
 
 /// Somebody waits for a loan.
 struct Waiting {
-    /// Bytes of the shortest that is waited for.
+    /// Bytes of the one that is waited for first.
     len: usize,
     /// The peer was asked to wake this side when it gives a block back.
     starved: Starved,
@@ -39,6 +39,13 @@ struct Waiting {
 impl ShmLending {
     pub(super) fn new(arena: Arc<OwnArena>, shared: Arc<Shared>) -> Self {
         ShmLending { arena, shared, waiting: Mutex::default() }
+    }
+
+    fn sate(&self, waiting: Option<Waiting>) {
+        if let Some(Waiting { starved, .. }) = waiting {
+            self.shared.park.sate(starved);
+            self.shared.waiters.leave();
+        }
     }
 
     fn waiting(&self) -> MutexGuard<'_, Option<Waiting>> {
@@ -71,14 +78,14 @@ impl Lending for ShmLending {
 
     fn await_loan(&self, len: usize) {
         match &mut *self.waiting() {
-            Some(waiting) => waiting.len = waiting.len.min(len),
+            Some(waiting) => waiting.len = len,
             waiting => {
                 // First, so that whoever falls asleep behind the fence in `starve` sees it.
                 self.shared.waiters.enter();
                 *waiting = Some(Waiting { len, starved: self.shared.park.starve() });
             }
         }
-        self.arena.await_return();
+        self.arena.await_loan();
     }
 
     fn has_loan(&self) -> Result<bool, LinkEnd> {
@@ -87,11 +94,13 @@ impl Lending for ShmLending {
         if !self.arena.has_room(len + 2 * MARGIN, Purpose::Loan).map_err(frame::corrupt)? {
             return Ok(false);
         }
-        if let Some(Waiting { starved, .. }) = waiting.take() {
-            self.shared.park.sate(starved);
-            self.shared.waiters.leave();
-        }
+        self.sate(waiting.take());
         Ok(true)
+    }
+
+    fn stop_waiting(&self) {
+        self.sate(self.waiting().take());
+        self.arena.stop_awaiting_loans();
     }
 
     fn on_return(&self, returned: Box<dyn Fn() + Send + Sync>) {

@@ -1,6 +1,8 @@
-//! What a sender says of room, while its peer takes one message after the other.
+//! What a sender says of room, while its peer takes one message after the other, or the system has no memory.
+#![allow(unsafe_code)]
 
 use adjoin_shm_layout::Geometry;
+use rustix::mm::{MapFlags, ProtFlags, mmap};
 
 use super::*;
 use crate::{
@@ -75,5 +77,28 @@ async fn a_message_that_waits_for_a_block_keeps_none_waiting_that_found_the_ring
     take(&mut guest, 2);
     assert!(host.sender.has_room().unwrap() && !host.sender.still_waits());
     assert!(send(&mut host, 8 << 12));
+    drop(loan);
+}
+
+/// Fails where a message is refused at once for want of pages in the lending region.
+#[tokio::test]
+async fn a_message_goes_where_there_are_pages() {
+    const CHUNK: usize = 64 << 10; // what pages are asked for in
+    let geometry = Geometry { max_payload_size: 2 << 16, arena_bytes: 4 << 16, ..GEOMETRY };
+    let (mut host, mut guest) = pair_for_test(&geometry, Waiting::Sleep).await;
+    let lending = host.lending.clone().unwrap();
+    let mut loan = lending.lend(1).unwrap();
+    let start = loan.bytes_mut().as_mut_ptr().map_addr(|address| address & !4095);
+    let empty = tempfile::tempfile().unwrap();
+    // SAFETY: the second chunk of the lending region, of which nothing was touched. What is there now can't be made, so
+    // nothing of it will be, and it is unmapped with the rest.
+    unsafe {
+        let (place, access) = (start.add(CHUNK), ProtFlags::READ | ProtFlags::WRITE);
+        mmap(place.cast(), CHUNK, access, MapFlags::SHARED | MapFlags::FIXED, &empty, 0).unwrap();
+    }
+    assert!(matches!(lending.lend(CHUNK), Err(SendFault::NoMemory { .. })));
+    assert!(send(&mut host, CHUNK), "it passes");
+    assert!(send(&mut host, CHUNK / 2), "what is lent already is there");
+    take(&mut guest, 2);
     drop(loan);
 }

@@ -203,8 +203,16 @@ impl Place {
         self.crowd.get_or_insert_with(|| Box::new(Crowd::new(hub))).wait(hub, waker);
     }
 
+    /// The ticket, if this is what the task waits for.
+    pub(super) fn ticket(&self, wanted: For) -> Option<u64> {
+        self.taken.as_ref().filter(|(_, known, _)| *known == wanted).map(|(_, _, ticket)| *ticket)
+    }
+
     fn leave(&mut self) {
         if let Some((hub, wanted, ticket)) = self.taken.take() {
+            if wanted == For::Loan {
+                return hub.leave_loans(ticket);
+            }
             let waker = lock(hub.queue(wanted)).leave(ticket);
             drop(waker); // outside of the lock
         }

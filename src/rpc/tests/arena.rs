@@ -7,6 +7,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use adjoin_shm_layout::Geometry;
@@ -303,4 +304,83 @@ async fn bytes_that_a_serialize_drops_arrive_as_they_were() {
     let views = Views { connection: client.clone(), last: Mutex::default() };
     let call = client.call::<(Views,), (u8, u8), Never>(&FIRSTS, (views,));
     assert_eq!(within(call).await.unwrap(), (1, 2));
+}
+
+/// Fails where the shortest loan that is waited for is served first.
+#[tokio::test]
+async fn loans_are_had_in_the_order_in_which_they_were_asked_for() {
+    let (client, _peer, _) = pair(&SMALL).await;
+    let held = client.try_loan(1).unwrap().unwrap();
+    let all = (1 << 16) - 512;
+    let mut long = pin!(client.loan(all));
+    let mut short = pin!(client.loan(1));
+    assert!(poll(long.as_mut()).is_pending() && poll(short.as_mut()).is_pending());
+    assert!(client.try_loan(1).unwrap().is_none(), "the long one came first");
+    assert!(client.loan(all + 1).await.is_err(), "what can never be had does not wait");
+    drop(held);
+    settle().await;
+    assert!(poll(short.as_mut()).is_pending(), "the long one is about to have its loan");
+    let loan = within(long).await.unwrap();
+    settle().await;
+    assert!(poll(short.as_mut()).is_pending(), "all is lent");
+    drop(loan);
+    drop(within(short).await.unwrap());
+    assert_eq!(client.blocks_in_use().unwrap(), 0);
+    assert!(client.try_loan(all).unwrap().is_some(), "nobody waits any more");
+}
+
+/// Fails, as a hang, where who gives up waiting does not wake the next.
+#[tokio::test]
+async fn who_waits_behind_a_loan_that_is_given_up_is_next() {
+    let (client, _peer, _) = pair(&SMALL).await;
+    let _held = client.try_loan(1).unwrap().unwrap();
+    let waiting = |len| {
+        let client = client.clone();
+        tokio::spawn(async move { client.loan(len).await.unwrap().len() })
+    };
+    let long = waiting((1 << 16) - 512);
+    settle().await;
+    let short = waiting(1);
+    settle().await;
+    assert!(!short.is_finished());
+    long.abort();
+    assert_eq!(within(short).await.unwrap(), 1);
+}
+
+/// Fails where messages are put into the lending region though somebody waits for all of it.
+#[tokio::test]
+async fn messages_leave_the_lending_region_to_a_loan_that_is_waited_for() {
+    let (client, _peer) = silent().await;
+    let held = client.try_loan(1).unwrap().unwrap();
+    let mut long = pin!(client.loan((1 << 16) - 512));
+    assert!(poll(long.as_mut()).is_pending());
+    let call = unanswered(&client).await;
+    assert_eq!(client.blocks_in_use().unwrap(), 2);
+    drop(held);
+    drop(within(long).await.unwrap());
+    assert!(client.try_loan((1 << 16) - 512).unwrap().is_some());
+    call.abort();
+}
+
+/// The same with many that hold what they have for a while.
+#[tokio::test(start_paused = true)]
+async fn a_long_loan_is_had_among_short_ones() {
+    let (client, _peer, _) = pair(&Geometry { arena_blocks: 64, ..SMALL }).await;
+    let tasks: Vec<_> = (0..4)
+        .map(|task| {
+            let client = client.clone();
+            tokio::spawn(async move {
+                loop {
+                    let loan = client.loan(6000).await.unwrap();
+                    tokio::time::sleep(Duration::from_millis(3 + task)).await;
+                    drop(loan);
+                }
+            })
+        })
+        .collect();
+    settle().await;
+    for _ in 0..3 {
+        drop(within(client.loan(60_000)).await.unwrap());
+    }
+    tasks.iter().for_each(JoinHandle::abort);
 }
