@@ -190,6 +190,30 @@ fn a_frozen_block_is_sent_with_what_stands_around_it_once_at_a_time() {
     assert_eq!(guest.arena.in_use(), Ok(0));
 }
 
+/// Each keeps what it needs and no page more.
+#[test]
+fn a_block_that_shrinks_frees_the_pages_behind() {
+    let Pair { mut guest, mut host, .. } = pair(GEOMETRY).unwrap();
+    for purpose in [Purpose::Loan, Purpose::Passing] {
+        let most = guest.arena.max_block_len(purpose);
+        for (len, pages) in
+            [(0, 1), (1, 1), (4096, 1), (4097, 2), (most, most / 4096), (most + 1, most / 4096)]
+        {
+            let mut block = guest.arena.allot(most, purpose).unwrap();
+            block.write_at(0, b"payload");
+            guest.arena.shrink(&mut block, len);
+            assert_eq!(block.len(), pages * 4096);
+            let rest = guest.arena.allot((most - block.len()).max(1), purpose);
+            assert_eq!(rest.is_ok(), block.len() < most);
+            rest.into_iter().for_each(|rest| guest.arena.give_up(rest));
+            let sent = guest.arena.pass(block, 0, 7);
+            let parcel = read(&host, &Sent { block: sent, payload: b"payload".to_vec() });
+            let _ = host.returns.give_back(parcel);
+            assert_eq!(guest.arena.in_use(), Ok(0));
+        }
+    }
+}
+
 /// Bytes are told by where they lie, and another block may lie there by now.
 #[test]
 fn what_was_frozen_since_is_not_taken_for_what_was_there_before() {

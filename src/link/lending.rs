@@ -53,7 +53,7 @@ pub(crate) trait Fill: Send + Sync {
     /// The same, to be written.
     fn bytes_mut(&mut self) -> &mut [u8];
 
-    /// The first `len` bytes, which nobody writes any more. The memory is given back when the last handle is dropped and
+    /// The first `len` bytes, which nobody writes any more. What is behind them is given back at once; the memory is given back when the last handle is dropped and
     /// the peer has it no more.
     fn freeze(self: Box<Self>, len: usize) -> Bytes;
 }

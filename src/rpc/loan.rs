@@ -53,7 +53,8 @@ enum Memory {
 }
 
 impl Loan {
-    /// Shortens it to `len` bytes. Without effect if it is not longer.
+    /// Shortens it to `len` bytes. Without effect if it is not longer. The rest is given back when it is
+    /// [frozen](Loan::freeze).
     pub fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len);
     }

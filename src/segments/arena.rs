@@ -139,14 +139,15 @@ impl OwnArena {
     }
 
     /// Gives something back, and tells of it if somebody waits.
-    fn give_back(&self, give: impl FnOnce(&mut Arena<Mapped>)) {
+    fn give_back<T>(&self, give: impl FnOnce(&mut Arena<Mapped>) -> T) -> T {
         let mut inner = self.lock();
-        give(&mut inner.arena);
+        let given = give(&mut inner.arena);
         let awaited = std::mem::take(&mut inner.awaited);
         drop(inner);
         if let (true, Some(returned)) = (awaited, self.returned.get()) {
             returned();
         }
+        given
     }
 
     /// Hands bytes that were lent to the peer, with what stands around them. `None`: they have to be copied.
@@ -196,14 +197,16 @@ impl Writing {
         self.arena.lock().arena.pass(block, 0, len)
     }
 
-    /// Ends the writing: `data` is only read from here on.
-    pub(super) fn freeze(mut self, data: Range<usize>) -> Frozen<Mapped> {
-        let block = self.block.take().expect("it is neither passed nor frozen");
-        let mut inner = self.arena.lock();
-        let frozen = inner.arena.freeze(block, data);
-        // Relaxed: see `lendable`; under the lock, so that it only grows.
-        self.arena.freezes.store(inner.arena.freezes(), Ordering::Relaxed);
-        frozen
+    /// Ends the writing: `data` is only read from here on, and the pages behind the first `len` bytes are not needed.
+    pub(super) fn freeze(mut self, data: Range<usize>, len: usize) -> Frozen<Mapped> {
+        let mut block = self.block.take().expect("it is neither passed nor frozen");
+        self.arena.give_back(|arena| {
+            arena.shrink(&mut block, len);
+            let frozen = arena.freeze(block, data);
+            // Relaxed: see `lendable`; under the lock, so that it only grows.
+            self.arena.freezes.store(arena.freezes(), Ordering::Relaxed);
+            frozen
+        })
     }
 }
 

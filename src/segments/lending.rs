@@ -130,7 +130,9 @@ impl Fill for Filling {
 
     fn freeze(self: Box<Self>, len: usize) -> Bytes {
         let Filling { block, len: most, arena } = *self;
-        let frozen = Some(block.freeze(MARGIN..MARGIN + len.min(most)));
+        let data = MARGIN..MARGIN + len.min(most);
+        let needed = data.end + MARGIN;
+        let frozen = Some(block.freeze(data, needed));
         Bytes::from_owner(Filled { frozen, arena })
     }
 }

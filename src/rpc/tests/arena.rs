@@ -384,3 +384,19 @@ async fn a_long_loan_is_had_among_short_ones() {
     }
     tasks.iter().for_each(JoinHandle::abort);
 }
+
+/// Fails where a loan that was shortened keeps all of its pages while it is with the peer.
+#[tokio::test]
+async fn what_of_a_loan_is_not_used_is_given_back_when_it_is_frozen() {
+    let (client, _peer, _) = pair(&SMALL).await;
+    let all = (1 << 16) - 512;
+    let mut loan = client.loan(all).await.unwrap();
+    let mut next = pin!(client.loan(all - 8192));
+    assert!(poll(next.as_mut()).is_pending());
+    loan.fill(3);
+    loan.truncate(3000);
+    let bytes = loan.freeze();
+    drop(within(next).await.expect("the rest is free, and whoever waits for it is woken"));
+    assert_eq!(bytes, [3; 3000][..]);
+    assert_eq!(client.blocks_in_use().unwrap(), 1);
+}

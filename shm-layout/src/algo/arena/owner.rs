@@ -195,6 +195,20 @@ impl<H: Halves> Arena<H> {
         self.leave(block.number);
     }
 
+    /// Frees what of a block is not needed for its first `len` bytes: the pages behind them. Nothing if it is no longer.
+    pub fn shrink(&mut self, block: &mut Block<H>, len: usize) {
+        let entry = &mut self.table[block.number as usize];
+        let pages = (len.div_ceil(PAGE).max(1) as u64).min(entry.pages.into()) as u32;
+        let (first, freed) = (entry.first + pages, entry.pages - pages);
+        entry.pages = pages;
+        block.bytes = entry.bytes();
+        if freed == 0 {
+            return;
+        }
+        let lent = block.bytes.end <= self.halves.lending_bytes();
+        if lent { &mut self.lending } else { &mut self.passing }.give_back(first, freed);
+    }
+
     /// Hands `len` bytes from `offset` on to the peer, with the block. The peer is told where they lie by a frame.
     ///
     /// # Panics
