@@ -145,8 +145,8 @@ async fn an_element_that_has_a_permit_does_not_stop_its_link() {
     let tx = unread(&client).await;
     let loans = all_loans(&client);
     for _ in 0..3 {
-        let permit = tx.try_reserve(LONG + 10).ok().expect("there is credit");
-        permit.send(vec![1; LONG]).ok().expect("it has a permit");
+        let permit = tx.try_reserve(LONG + 10).expect("there is credit");
+        permit.send(vec![1; LONG]).expect("it has a permit");
         within(nop(&client)).await.unwrap();
     }
     drop(loans);
@@ -212,8 +212,8 @@ async fn an_element_that_is_parked_for_a_block_is_sent_when_this_side_gives_one_
 
     let mut loans = all_loans(&client);
     let first = unanswered(&client).await;
-    let permit = tx.try_reserve(LONG + 10).ok().expect("there is credit");
-    permit.send(vec![1; LONG]).ok().expect("it has a permit");
+    let permit = tx.try_reserve(LONG + 10).expect("there is credit");
+    permit.send(vec![1; LONG]).expect("it has a permit");
     settle().await;
     assert_eq!(client.blocks_in_use().unwrap(), 4, "the element is parked");
     drop(loans.pop());

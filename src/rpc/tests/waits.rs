@@ -171,8 +171,8 @@ async fn a_parked_element_that_finds_no_memory_is_sent_later_and_in_its_order() 
     let (tx, rx) = crate::channel::<Vec<u8>>();
     let mut call = pin!(connection.call::<(Rx<Vec<u8>>,), (), Never>(&RECEIVE, (rx,)));
     assert!(poll(call.as_mut()).is_pending());
-    let permit = tx.try_reserve(101).ok().expect("there is credit");
-    permit.send(vec![1; 100]).ok().expect("it has a permit");
+    let permit = tx.try_reserve(101).expect("there is credit");
+    permit.send(vec![1; 100]).expect("it has a permit");
     within(tx.send(vec![2; 50])).await.unwrap();
     assert_eq!(*lock(&sent), [101, 51]);
 }
