@@ -39,11 +39,13 @@
 //!
 //! Blocks are whole pages; the lowest place that is long enough is taken, and neighbours that are free are one. So a
 //! block wastes less than a page, few pages are ever touched, and an arena of which everything came back is in one
-//! piece again. What is in pieces in the passing region is whole again when the peer has drained its ring.
+//! piece again. What is in pieces in the passing region is whole again when the peer has drained its ring. A block that
+//! turns out too long [shrinks](Arena::shrink).
 //!
 //! # The races that look possible
 //!
-//! *A payload is read before it was written*: the frame that tells of it is published behind it, see the ring. *A block
+//! *Frozen bytes are taken for others that lay in their place*: they are told by their address and by how many blocks had
+//! been frozen when somebody saw them there, see [`Arena::pass_frozen`]. *A payload is read before it was written*: the frame that tells of it is published behind it, see the ring. *A block
 //! is written again while it is read*: the count is stored with Release behind the copy out and loaded with Acquire
 //! before the block is allotted. *A number is overwritten before it was read*: the list has a place for every block
 //! that can be out. *The sender falls asleep while a block comes back*: the fences of `Park::starve` and
