@@ -1,0 +1,3 @@
+//! The libraries, one file each.
+
+pub(crate) mod adjoin;
