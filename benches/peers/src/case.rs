@@ -13,6 +13,7 @@ pub(crate) enum Who {
     ShmSpin,
     Uds,
     UdsWide,
+    Iceoryx2,
 }
 
 /// What is done.

@@ -14,6 +14,7 @@
 //! | `shm-spin` | the same with [`Waiting::Spin`](::adjoin::Waiting::Spin): both sides busy-poll |
 //! | `uds` | adjoin over a Unix socket |
 //! | `uds-wide` | the same, with windows of 16 MiB, which tonic has here: streams alone |
+//! | `iceoryx2` | shared memory, both sides polled in a busy loop: request-response for calls, publish-subscribe for streams |
 //!
 //! | work | is |
 //! |---|---|

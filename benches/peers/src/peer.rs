@@ -28,6 +28,7 @@ macro_rules! with_peer {
     ($who:expr, $function:ident($($argument:expr),*)) => {
         match $who {
             Who::Shm | Who::ShmSpin | Who::Uds | Who::UdsWide => $function::<peers::adjoin::Link>($($argument),*),
+            Who::Iceoryx2 => $function::<peers::iceoryx2::Iceoryx2>($($argument),*),
         }
     };
 }

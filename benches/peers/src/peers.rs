@@ -1,3 +1,4 @@
 //! The libraries, one file each.
 
 pub(crate) mod adjoin;
+pub(crate) mod iceoryx2;
