@@ -14,6 +14,7 @@ pub(crate) enum Who {
     Uds,
     UdsWide,
     Iceoryx2,
+    Tarpc,
 }
 
 /// What is done.

@@ -15,6 +15,7 @@
 //! | `uds` | adjoin over a Unix socket |
 //! | `uds-wide` | the same, with windows of 16 MiB, which tonic has here: streams alone |
 //! | `iceoryx2` | shared memory, both sides polled in a busy loop: request-response for calls, publish-subscribe for streams |
+//! | `tarpc` | a Unix socket, length-delimited bincode |
 //!
 //! | work | is |
 //! |---|---|

@@ -2,3 +2,4 @@
 
 pub(crate) mod adjoin;
 pub(crate) mod iceoryx2;
+pub(crate) mod tarpc;
