@@ -15,6 +15,7 @@ pub(crate) enum Who {
     UdsWide,
     Iceoryx2,
     Tarpc,
+    Tonic,
 }
 
 /// What is done.

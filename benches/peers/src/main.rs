@@ -16,6 +16,7 @@
 //! | `uds-wide` | the same, with windows of 16 MiB, which tonic has here: streams alone |
 //! | `iceoryx2` | shared memory, both sides polled in a busy loop: request-response for calls, publish-subscribe for streams |
 //! | `tarpc` | a Unix socket, length-delimited bincode |
+//! | `tonic` | HTTP/2 and prost over a Unix socket, no compression, large windows |
 //!
 //! | work | is |
 //! |---|---|

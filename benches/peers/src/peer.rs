@@ -30,6 +30,7 @@ macro_rules! with_peer {
             Who::Shm | Who::ShmSpin | Who::Uds | Who::UdsWide => $function::<peers::adjoin::Link>($($argument),*),
             Who::Iceoryx2 => $function::<peers::iceoryx2::Iceoryx2>($($argument),*),
             Who::Tarpc => $function::<peers::tarpc::Tarpc>($($argument),*),
+            Who::Tonic => $function::<peers::tonic::Tonic>($($argument),*),
         }
     };
 }

@@ -3,3 +3,4 @@
 pub(crate) mod adjoin;
 pub(crate) mod iceoryx2;
 pub(crate) mod tarpc;
+pub(crate) mod tonic;
