@@ -16,6 +16,7 @@ pub(crate) enum Who {
     Iceoryx2,
     Tarpc,
     Tonic,
+    IpcChannel,
 }
 
 /// What is done.

@@ -17,6 +17,7 @@
 //! | `iceoryx2` | shared memory, both sides polled in a busy loop: request-response for calls, publish-subscribe for streams |
 //! | `tarpc` | a Unix socket, length-delimited bincode |
 //! | `tonic` | HTTP/2 and prost over a Unix socket, no compression, large windows |
+//! | `ipc-channel` | channels of bytes both ways, of its shared memory where payloads are lent |
 //!
 //! | work | is |
 //! |---|---|

@@ -31,6 +31,7 @@ macro_rules! with_peer {
             Who::Iceoryx2 => $function::<peers::iceoryx2::Iceoryx2>($($argument),*),
             Who::Tarpc => $function::<peers::tarpc::Tarpc>($($argument),*),
             Who::Tonic => $function::<peers::tonic::Tonic>($($argument),*),
+            Who::IpcChannel => $function::<peers::ipc_channel::Channels>($($argument),*),
         }
     };
 }
