@@ -156,3 +156,41 @@ const TIMED_CALLS: u64 = 7;
 
 /// The longest time that is told apart, in nanoseconds: a minute.
 const LONGEST: u64 = 60_000_000_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::case::ROWS;
+
+    fn run() -> Run {
+        Run::new(&Case { whole: true, ..ROWS[2] }, Duration::ZERO).unwrap()
+    }
+
+    #[test]
+    fn an_answer_with_a_wrong_byte_is_found() {
+        let run = run();
+        let mut answer = run.element(7);
+        run.end(Begun::Untimed, 7, &answer).unwrap();
+        assert!(run.end(Begun::Untimed, 8, &answer).is_err());
+        answer[4001] ^= 1;
+        assert!(run.end(Begun::Untimed, 7, &answer).is_err());
+        answer[4001] ^= 1;
+        answer.pop();
+        assert!(run.end(Begun::Untimed, 7, &answer).is_err());
+    }
+
+    #[test]
+    fn an_element_that_is_lost_or_comes_twice_is_found() {
+        let run = run();
+        let read = |numbers: &[u64]| {
+            let mut totals = Totals::default();
+            for &number in numbers {
+                totals.read(&run.element(number), run.case.reading());
+            }
+            totals
+        };
+        assert_eq!(run.compare(3, read(&[0, 1, 2])).unwrap(), 3);
+        assert!(run.compare(3, read(&[0, 1])).is_err());
+        assert!(run.compare(3, read(&[0, 2, 2])).is_err());
+    }
+}
