@@ -37,11 +37,12 @@
 //!   `getrusage` reports), by operation. Who polls takes two CPUs for as long as the work goes on.
 //! - "Reads" is one word of each cache line, on either side; both sides add them up, and a line fails where the sums differ
 //!   (see [`payload`]). With `--smoke` it is every word.
-//! - Copied payloads are a `Vec<u8>` on both sides, as an application has them. iceoryx2 has no such thing: it copies out of a vector into
-//!   a sample and out of the sample into a vector that is used again, which saves it an allocation for each.
-//!
-//! - The allocator of both processes keeps what it once got from the system; with `--trim` it does what glibc does by default. See
-//!   [`machine::keep_memory`]: with that, vectors of 64 KiB and more are measured with page faults in some rows, and without in others.
+//! - Copied payloads are a `Vec<u8>` on both sides, and of a stream's elements each is one of its own, as an application would have made
+//!   it. iceoryx2 and ipc-channel take slices: their sender sends the same vector again and again, and the receiver of iceoryx2 copies
+//!   into one that is used again. That saves them a copy and up to two allocations for each element.
+//! - The allocator of both processes keeps what it once got from the system ([`machine::keep_memory`]); with `--trim` it does what
+//!   glibc does by default. Then vectors of 64 KiB and more meet page faults or do not, by what else lies in the heap; adjoin over shared
+//!   memory loses the most by that, so the default here is in its favour.
 //! - A round in which somebody else had one of the CPUs for more than a twentieth of the line's time does not count, unless all were like
 //!   that. `calm` is how many count.
 //!
@@ -53,6 +54,7 @@
 //!   while that pays. ipc-channel has no calls: numbers in the payload are compared instead.
 //! - Loans of adjoin are those of a peer that is trusted ([`Settings::trust_peer`](::adjoin::Settings::trust_peer)), as iceoryx2
 //!   trusts everyone: without that, adjoin copies what it received.
+//! - Buffers and windows of tarpc and tonic are set as large as pays, those of adjoin are its defaults but in `uds-wide`.
 //! - tarpc has no streams: its rows are calls with an empty answer, as many at once as fill a window (see [`Case::window`]).
 //! - tarpc runs its handlers one by one where it reads, tonic each in its own task, adjoin those of `call` inline.
 //! - HTTP/2, prost and bincode are part of tonic and tarpc here; with other codecs they cost something else. gRPC reaches
@@ -124,6 +126,7 @@ fn run(args: &Args) -> Result<(), Failure> {
         for row in args.rows() {
             for who in args.peers() {
                 let case = Case { who, ..row };
+                eprint!("\r{:<60}\r", format_args!("round {round}: {case}")); // what hangs, if it does
                 match with_peer!(who, line(&case, placed.server, args.time())) {
                     Ok(Some(figures)) => report.add(case, figures),
                     Ok(None) => {}
@@ -135,6 +138,7 @@ fn run(args: &Args) -> Result<(), Failure> {
             }
         }
     }
+    eprint!("\r{:<60}\r", "");
     println!("{placed}; medians of {} rounds, {:?} a line\n", args.rounds(), args.time());
     report.print();
     if failed == 0 { Ok(()) } else { Err(format!("{failed} lines failed").into()) }
