@@ -54,7 +54,8 @@
 //!   while that pays. ipc-channel has no calls: numbers in the payload are compared instead.
 //! - Loans of adjoin are those of a peer that is trusted ([`Settings::trust_peer`](::adjoin::Settings::trust_peer)), as iceoryx2
 //!   trusts everyone: without that, adjoin copies what it received.
-//! - Buffers and windows of tarpc and tonic are set as large as pays, those of adjoin are its defaults but in `uds-wide`.
+//! - Buffers and windows of tarpc and tonic are larger than their defaults, those of adjoin are its defaults but in `uds-wide`. For no
+//!   library the best values were searched for.
 //! - tarpc has no streams: its rows are calls with an empty answer, as many at once as fill a window (see [`Case::window`]).
 //! - tarpc runs its handlers one by one where it reads, tonic each in its own task, adjoin those of `call` inline.
 //! - HTTP/2, prost and bincode are part of tonic and tarpc here; with other codecs they cost something else. gRPC reaches
@@ -126,7 +127,7 @@ fn run(args: &Args) -> Result<(), Failure> {
         for row in args.rows() {
             for who in args.peers() {
                 let case = Case { who, ..row };
-                eprint!("\r{:<60}\r", format_args!("round {round}: {case}")); // what hangs, if it does
+                eprint!("\r{:<60}\r", format!("round {round}: {case}")); // what hangs, if it does
                 match with_peer!(who, line(&case, placed.server, args.time())) {
                     Ok(Some(figures)) => report.add(case, figures),
                     Ok(None) => {}

@@ -129,7 +129,7 @@ impl Caller for WorkClient {
     }
 }
 
-/// There are no streams: calls whose answer is empty, and as many of them as a window has elements, but no more than pay.
+/// There are no streams: calls whose answer is empty, and as many of them at once as a window has elements, up to a bound.
 async fn stream(client: WorkClient, run: &Run) -> Result<u64, Failure> {
     let mut senders = JoinSet::new();
     let next = Arc::new(AtomicU64::new(0));
@@ -155,7 +155,7 @@ async fn stream(client: WorkClient, run: &Run) -> Result<u64, Failure> {
     run.compare(n, Totals::from_words(client.totals(context::current()).await?))
 }
 
-/// More calls at once than these were not faster.
+/// A bound that was chosen, and not searched for: there are this many tasks.
 const MOST_CALLS: usize = 256;
 
 /// Frames on a socket, whose buffers have room for many small messages, or for a whole long one.
