@@ -18,6 +18,7 @@ pub struct Settings {
     pub(crate) max_payload_size: u32,
     pub(crate) initial_channel_credit: u32,
     pub(crate) max_concurrent_requests: u32,
+    pub(crate) max_request_bytes: u64,
     pub(crate) max_connections: u32,
     pub(crate) max_channels: u32,
     pub(crate) max_parked_messages: u32,
@@ -42,6 +43,7 @@ impl Default for Settings {
             max_payload_size: 64 << 20,
             initial_channel_credit: 64 << 10,
             max_concurrent_requests: 4096,
+            max_request_bytes: 256 << 20,
             max_connections: 1024,
             max_channels: 32_768,
             max_parked_messages: 65_536,
@@ -85,6 +87,14 @@ impl Settings {
     /// when it was cancelled before.
     pub fn max_concurrent_requests(mut self, requests: u32) -> Self {
         self.max_concurrent_requests = requests;
+        self
+    }
+
+    /// How many bytes the payloads of the peer's requests that run here may have together, on all connections of the link.
+    /// Default: 256 MiB. A request that would exceed it is answered [`Rejected`](crate::CallError::Rejected), unless it finds
+    /// no other; those of up to 4 KiB are not counted. A request counts until its handler is gone.
+    pub fn max_request_bytes(mut self, bytes: u64) -> Self {
+        self.max_request_bytes = bytes;
         self
     }
 

@@ -6,7 +6,7 @@ use crate::link::descriptors::Descriptors;
 /// The descriptors of a message.
 pub(super) enum Carried {
     Here(Descriptors),
-    /// They were closed: more than this side takes, or than it can have open.
+    /// They were closed: more than this side takes, or than it can have open. Or the message brings more than may be here.
     Lost(String),
 }
 
@@ -26,7 +26,7 @@ impl Carried {
     /// They came with a request, and are held here for as long as that runs; or closed, if too many are.
     pub(super) fn hold(&mut self, hub: &Hub) {
         if let Carried::Here(descriptors) = self
-            && let Err(why) = hub.descriptors.hold(descriptors.len())
+            && let Err(why) = hub.held.hold_descriptors(descriptors.len())
         {
             *self = Carried::Lost(why);
         }

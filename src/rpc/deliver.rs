@@ -28,7 +28,7 @@ use super::{
     dispatch::IncomingRequest,
     elements::{Elements, Kept},
     handler::Handler,
-    hub::{Hub, Local},
+    hub::{Holds, Hub, Local, UNCOUNTED},
     incoming::{IncomingConnection, NOT_LISTENING},
     payload::Payload,
     reason::Reason,
@@ -93,6 +93,7 @@ enum Todo<'m> {
         connection: Connection,
         request: Incoming<'m>,
         channels: Unclaimed,
+        holds: Holds,
         deadline: Option<Instant>,
     },
     Refuse {
@@ -256,10 +257,7 @@ impl<'h> Deliver<'h> {
             return Todo::Refuse { conn, request_id };
         }
         let channels = self.open_channels(conn, request.channels);
-        if let Some(carried) = &mut self.carried {
-            carried.hold(hub);
-        }
-        let channels = self.with_descriptors(channels);
+        let (channels, holds) = self.hold(&request, channels);
         let deadline = request.timeout.and_then(|timeout| now().checked_add(timeout));
         let session = self.session.get_or_insert_with(|| lock(&hub.session));
         session.start(conn, request_id, deadline);
@@ -268,7 +266,24 @@ impl<'h> Deliver<'h> {
         {
             hub.wake_driver();
         }
-        Todo::Serve { connection, request, channels, deadline }
+        Todo::Serve { connection, request, channels, holds, deadline }
+    }
+
+    /// What a request brings is held from now on, unless it is too much: then it is let go, and the request rejected.
+    #[inline]
+    fn hold(&mut self, request: &Incoming<'_>, channels: Unclaimed) -> (Unclaimed, Holds) {
+        let (mut holds, len) = (Holds::default(), request.payload.len());
+        if len > UNCOUNTED {
+            match self.hub.held.hold_bytes(len) {
+                Ok(()) => holds.bytes = len as u32, // a payload's length is one
+                Err(why) => self.carried = Some(Box::new(Carried::Lost(why))),
+            }
+        }
+        let Some(carried) = &mut self.carried else { return (channels, holds) };
+        carried.hold(self.hub);
+        let channels = self.with_descriptors(channels);
+        holds.descriptors = channels.descriptors() as u32; // no more than the system passes at once
+        (channels, holds)
     }
 
     /// "A Response's channels exist for the caller from the moment the Response arrives."
@@ -380,8 +395,8 @@ impl<'h> Deliver<'h> {
         let hub = self.hub;
         match todo {
             Todo::Nothing => {}
-            Todo::Serve { connection, request, channels, deadline } => {
-                let request = IncomingRequest::arrived(connection, request, channels, deadline);
+            Todo::Serve { connection, request, channels, holds, deadline } => {
+                let request = IncomingRequest::arrived(connection, request, channels, holds, deadline);
                 match self.carried.as_deref_mut() {
                     Some(Carried::Lost(why)) => drop(request.reject(mem::take(why))),
                     _ => request.dispatch(),

@@ -15,6 +15,7 @@ use super::{
     dedup::{Joint, Recorder},
     errors::Never,
     handler::{Origin, Serving},
+    hub::Holds,
     intercept::{Chain, Outcome},
     introspection, keep_alive,
     method::{Method, Service},
@@ -70,11 +71,12 @@ impl<'a> IncomingRequest<'a> {
         connection: Connection,
         request: Incoming<'a>,
         channels: Unclaimed,
+        holds: Holds,
         deadline: Option<Instant>,
     ) -> Self {
         let Incoming { conn, request_id, metadata, .. } = request;
         let mut responder = Responder::new(connection.clone(), conn, request_id, request.channels);
-        responder.holds(channels.descriptors());
+        responder.holds(holds);
         let method_id = MethodId::new(request.method_id);
         let origin = Origin { connection, conn, request_id, method_id, deadline, metadata, chain: None };
         let unread = Unread { responder, channels, payload: Payload::arrived(request.payload) };

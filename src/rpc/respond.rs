@@ -14,7 +14,7 @@ use super::{
     connection::Connection,
     dedup::Recorder,
     errors::{Blocked, Never, Obstacle, SendError},
-    hub::{Hub, Local, Patience, Place},
+    hub::{Holds, Hub, Local, Patience, Place},
     intercept::Outcome,
     outgoing::{Bytes, Outgoing},
     payload::Payload,
@@ -37,8 +37,8 @@ pub(crate) struct Responder {
     /// Those that the request opened.
     channels: Vec<u64>,
     answered: bool,
-    /// Descriptors that came with it.
-    held: u32,
+    /// What it holds on this side, until this is gone.
+    holds: Holds,
     /// Remembers the answer, for the same request when it comes again.
     recorder: Option<Recorder>,
     /// Where the reason stands if it is dropped because an interceptor rejects the request.
@@ -76,15 +76,15 @@ impl Responder {
             request_id,
             channels,
             answered: false,
-            held: 0,
+            holds: Holds::default(),
             recorder: None,
             rejected: None,
         }
     }
 
-    /// So many descriptors came with the request, and are held until this is gone.
-    pub(crate) fn holds(&mut self, descriptors: usize) {
-        self.held = descriptors as u32; // a message has no more than the system passes at once
+    /// What the request holds until this is gone.
+    pub(crate) fn holds(&mut self, holds: Holds) {
+        self.holds = holds;
     }
 
     /// The answer is to be remembered.
@@ -309,9 +309,7 @@ fn answer(
 
 impl Drop for Responder {
     fn drop(&mut self) {
-        if self.held > 0 {
-            self.connection.hub().descriptors.let_go(self.held as usize);
-        }
+        self.connection.hub().held.let_go(self.holds);
         if self.answered {
             return;
         }

@@ -1,10 +1,8 @@
-//! What a link does about descriptors: how many a message may carry, how many of the peer's may be here, and what to do
-//! while the system passes none.
+//! What a link does about descriptors: how many a message may carry, and what to do while the system passes none.
 
 use std::{
     future::Future,
     pin::Pin,
-    sync::atomic::{AtomicUsize, Ordering},
     task::{Context, Waker},
     time::{Duration, Instant},
 };
@@ -22,25 +20,17 @@ use crate::{
     settings::Settings,
 };
 
-/// The limits of a link, and what of them is used.
+/// The limits of a link.
 pub(crate) struct DescriptorLimits {
     /// Of one message; 0 on a link that carries none.
     each: usize,
-    /// Of the peer's requests that are here.
-    held: AtomicUsize,
-    most_held: usize,
     timeout: Duration,
 }
 
 impl DescriptorLimits {
     pub(crate) fn new(settings: &Settings, carried: bool) -> Self {
         let each = if carried { (settings.max_descriptors as usize).min(MOST_DESCRIPTORS) } else { 0 };
-        DescriptorLimits {
-            each,
-            held: AtomicUsize::new(0),
-            most_held: settings.max_held_descriptors as usize,
-            timeout: settings.descriptor_timeout,
-        }
+        DescriptorLimits { each, timeout: settings.descriptor_timeout }
     }
 
     /// Whether messages carry any.
@@ -56,28 +46,6 @@ impl DescriptorLimits {
             limit if count > limit => Err(EncodeFault::TooManyDescriptors { count, limit }),
             _ => Ok(()),
         }
-    }
-
-    /// A request came with so many: whether they may be here, too. By whoever holds the receive role.
-    ///
-    /// # Errors
-    ///
-    /// They would be too many: why, for the peer.
-    pub(crate) fn hold(&self, count: usize) -> Result<(), String> {
-        // Relaxed, here and below: a count, which guards nothing else.
-        let (held, most) = (self.held.load(Ordering::Relaxed), self.most_held);
-        if held.saturating_add(count) > most {
-            return Err(format!(
-                "{count} descriptors, and {held} are here already, of at most {most} (Settings::max_held_descriptors)"
-            ));
-        }
-        self.held.fetch_add(count, Ordering::Relaxed);
-        Ok(())
-    }
-
-    /// The request's handler is gone.
-    pub(crate) fn let_go(&self, count: usize) {
-        self.held.fetch_sub(count, Ordering::Relaxed);
     }
 }
 

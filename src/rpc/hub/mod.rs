@@ -14,6 +14,7 @@ mod channels;
 mod connections;
 mod descriptors;
 mod end;
+mod held;
 mod loans;
 mod role;
 mod waiting;
@@ -31,6 +32,7 @@ use tokio::{runtime::Handle, sync::Notify};
 pub(crate) use self::{
     channels::ChannelLimits,
     descriptors::{DescriptorLimits, Patience},
+    held::{HeldByRequests, Holds, UNCOUNTED},
     waiting::Place,
 };
 use self::{channels::Places, connections::Leaving, role::Callers, waiting::Starving};
@@ -73,6 +75,7 @@ pub(crate) struct Hub {
     pub(crate) limits: Limits,
     pub(crate) max_nesting: u32,
     pub(crate) descriptors: DescriptorLimits,
+    pub(crate) held: HeldByRequests,
     pub(crate) session: Mutex<Session<Local>>,
     pub(crate) out: Mutex<Outgoing>,
     pub(crate) receive: Mutex<Box<dyn Receiver>>,
@@ -123,6 +126,7 @@ pub(crate) struct HubParts {
     pub(crate) limits: Limits,
     pub(crate) max_nesting: u32,
     pub(crate) descriptors: DescriptorLimits,
+    pub(crate) held: HeldByRequests,
     pub(crate) session: Session<Local>,
     pub(crate) out: Outgoing,
     pub(crate) receiver: Box<dyn Receiver>,
@@ -142,6 +146,7 @@ impl Hub {
             limits: parts.limits,
             max_nesting: parts.max_nesting,
             descriptors: parts.descriptors,
+            held: parts.held,
             session: Mutex::new(parts.session),
             out: Mutex::new(parts.out),
             receive: Mutex::new(parts.receiver),
