@@ -14,6 +14,7 @@
 //! |---|---|
 //! | `unary` | `--inflight` tasks that each call a method in a loop; it is `inline` and echoes a `Vec<u8>` of `--size` |
 //! | `stream` | `--inflight` streams of `Vec<u8>`s of `--size` from the client to the server, under credit |
+//! | `stream-bytes` | as `stream`, with `Bytes`: the sender has a few payloads, and sends handles on them; the receiver lets go of each that it gets, and its memory is used again |
 //! | `block` | as `unary`, with a plain thread in place of each task |
 //! | `paced` | as `unary`, one call each millisecond |
 //! | `unary-loaned` | as `unary`, over shared memory, with `Bytes`: each side writes what it sends once, into memory of the link, and reads what it gets where it lies |

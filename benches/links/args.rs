@@ -100,6 +100,8 @@ pub(crate) enum Workload {
     Paced,
     /// As `unary`, with payloads that each side fills in place and reads where they lie
     UnaryLoaned,
+    /// As `stream`, with `Bytes`: handles at the sender, and memory that is used again at the receiver
+    StreamBytes,
     /// As `stream`, with elements that are filled in place and not copied
     StreamLoaned,
     /// As `stream-loaned`, with elements of which one byte is written
@@ -208,7 +210,7 @@ fn either<'a>(asked: &'a [u32], table: &'a u32) -> &'a [u32] {
 }
 
 /// The table without arguments.
-const TABLE: [Case; 20] = [
+const TABLE: [Case; 22] = [
     unary(32, 1, Mode::Spin),
     unary(32, 1, Mode::Park),
     unary(32, 1, Mode::Sleep),
@@ -225,6 +227,8 @@ const TABLE: [Case; 20] = [
     Case { workload: Workload::Stream, ..unary(4 << 10, 1, Mode::Park) },
     Case { workload: Workload::Stream, ..unary(64 << 10, 1, Mode::Park) },
     Case { workload: Workload::Stream, ..unary(1 << 20, 1, Mode::Park) },
+    Case { workload: Workload::StreamBytes, ..unary(64 << 10, 1, Mode::Park) },
+    Case { workload: Workload::StreamBytes, ..unary(1 << 20, 1, Mode::Park) },
     Case { workload: Workload::StreamLoaned, ..unary(64 << 10, 1, Mode::Park) },
     Case { workload: Workload::StreamLoaned, ..unary(1 << 20, 1, Mode::Park) },
     Case { workload: Workload::StreamUntouched, ..unary(64 << 10, 1, Mode::Park) },

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use adjoin::{Rx, Tx};
+use adjoin::{Bytes, Rx, Tx};
 use hdrhistogram::Histogram;
 use tokio::task::JoinSet;
 
@@ -58,6 +58,7 @@ async fn work(client: &WorkClient, case: &Case, time: Duration) -> Result<Figure
             Workload::Block => tasks.spawn_blocking(|| task.block()),
             Workload::UnaryLoaned => tasks.spawn(task.unary_loaned()),
             Workload::Stream => tasks.spawn(task.stream()),
+            Workload::StreamBytes => tasks.spawn(task.stream_bytes()),
             Workload::StreamLoaned => tasks.spawn(task.stream_loaned(true)),
             Workload::StreamUntouched => tasks.spawn(task.stream_loaned(false)),
         };
@@ -186,6 +187,36 @@ impl Task {
                 tx.send(next.freeze()).await?;
                 self.latency.record(then.elapsed());
                 sum += u64::from(byte);
+                n += 1;
+            }
+            drop(tx);
+            Ok::<_, Failure>((n, n * u64::from(self.size), sum))
+        };
+        let (received, sent) = tokio::join!(self.client.ingest_loaned(rx, ready), sending);
+        let (received, sent) = (received?, sent?);
+        if received == sent {
+            Ok(sent.0)
+        } else {
+            Err(format!("{sent:?} were sent, {received:?} arrived").into())
+        }
+    }
+
+    /// As [`stream`](Task::stream), with elements that are handles on the same few payloads.
+    async fn stream_bytes(self) -> Result<u64, Failure> {
+        let (tx, rx) = adjoin::channel();
+        let (ready, mut is_ready) = adjoin::channel();
+        let elements: Vec<_> = (1..=3).map(|seed| Bytes::from(payload(self.size, seed))).collect();
+        let sending = async {
+            is_ready.recv().await?;
+            let (mut n, mut sum) = (0_u64, 0);
+            for element in elements.iter().cycle() {
+                let then = Instant::now();
+                if then >= self.until {
+                    break;
+                }
+                tx.send(element.clone()).await?;
+                self.latency.record(then.elapsed());
+                sum += u64::from(element[0]);
                 n += 1;
             }
             drop(tx);

@@ -19,7 +19,7 @@ pub(crate) trait Work {
     #[adjoin(inline)]
     async fn echo_loaned(&self, data: Bytes) -> Result<Bytes, String>;
 
-    /// As `ingest`, with elements that are not copied.
+    /// As `ingest`, with elements that are handles.
     async fn ingest_loaned(&self, elements: Rx<Bytes>, ready: Tx<bool>) -> Result<(u64, u64, u64), String>;
 
     /// The CPU time that this process has taken so far, in nanoseconds.

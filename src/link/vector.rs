@@ -11,6 +11,8 @@
 
 use std::{fmt, mem, sync::Arc};
 
+use super::pool::{Owned, Pool};
+
 /// A payload that is one byte vector, taken apart.
 #[derive(Default)]
 pub(crate) struct Vector {
@@ -18,6 +20,8 @@ pub(crate) struct Vector {
     /// Empty while they are left where they lie.
     bytes: Vec<u8>,
     left: Option<Left>,
+    /// Where its memory comes from.
+    pool: Option<Arc<Pool>>,
 }
 
 /// Bytes that lie in a link's memory until somebody wants them.
@@ -92,22 +96,41 @@ impl Vector {
     /// Of what stands in front in a payload of `len` bytes, and of the bytes, which `append` copies.
     #[inline]
     pub(crate) fn new(front: Front, len: usize, append: impl FnOnce(&mut Vec<u8>)) -> Self {
-        let mut bytes = Vec::with_capacity(len); // also for what stands in front: see `into_whole`
+        Vector::filled(front, Vec::with_capacity(len), append)
+    }
+
+    /// As [`new`](Vector::new), into memory of a pool.
+    #[inline]
+    pub(crate) fn pooled(
+        front: Front,
+        len: usize,
+        pool: &Arc<Pool>,
+        append: impl FnOnce(&mut Vec<u8>),
+    ) -> Self {
+        Vector { pool: Some(Arc::clone(pool)), ..Vector::filled(front, pool.take(len), append) }
+    }
+
+    /// Of what stands in front, and of memory that has room for the whole: see `into_whole`.
+    #[inline]
+    fn filled(front: Front, mut bytes: Vec<u8>, append: impl FnOnce(&mut Vec<u8>)) -> Self {
         append(&mut bytes);
-        Vector { front, bytes, left: None }
+        Vector { front, bytes, left: None, pool: None }
     }
 
     /// Of what stands in front, and of so many bytes, which are copied when somebody wants them: if he takes a long
     /// time, or others come in between, that is into memory that is still in his cache.
-    pub(crate) fn left(front: Front, len: usize, memory: Arc<dyn LinkMemory>) -> Self {
-        Vector { front, bytes: Vec::new(), left: Some(Left { len, memory }) }
+    pub(crate) fn left(front: Front, len: usize, memory: Arc<dyn LinkMemory>, pool: &Arc<Pool>) -> Self {
+        let (left, pool) = (Some(Left { len, memory }), Some(Arc::clone(pool)));
+        Vector { front, bytes: Vec::new(), left, pool }
     }
 
     /// Copies what was left where it lies.
     #[inline]
     fn fetch(&mut self) {
         if let Some(Left { len, memory }) = self.left.take() {
-            self.bytes.reserve_exact(self.front.len + len); // as in `new`
+            let whole = self.front.len + len; // as in `new`
+            self.bytes =
+                self.pool.as_ref().map_or_else(|| Vec::with_capacity(whole), |pool| pool.take(whole));
             memory.append_to(&mut self.bytes);
         }
     }
@@ -127,14 +150,14 @@ impl Vector {
 
     /// The bytes themselves, which are gone from here until they are [put back](Vector::put_back).
     #[inline]
-    pub(crate) fn take_bytes(&mut self) -> Vec<u8> {
+    pub(crate) fn take_bytes(&mut self) -> Owned {
         self.fetch();
-        mem::take(&mut self.bytes)
+        Owned { bytes: mem::take(&mut self.bytes), pool: self.pool.clone() }
     }
 
     /// Has its bytes again.
-    pub(crate) fn put_back(&mut self, bytes: Vec<u8>) {
-        self.bytes = bytes;
+    pub(crate) fn put_back(&mut self, owned: Owned) {
+        self.bytes = owned.bytes;
     }
 
     /// The payload as it was sent: moves the bytes, and allocates nothing.
@@ -159,7 +182,7 @@ impl Clone for Vector {
             bytes.reserve_exact(self.front.len + len);
             memory.append_to(&mut bytes);
         }
-        Vector { front: self.front, bytes, left: None }
+        Vector { front: self.front, bytes, left: None, pool: None }
     }
 }
 

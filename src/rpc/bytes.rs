@@ -26,6 +26,10 @@ use super::payload;
 /// A block goes back to the peer when the last handle on it is dropped. That may be after the link's end, which keeps the
 /// memory of the segment until then, and nothing else of the link.
 ///
+/// What is copied out of shared memory and has 16 KiB or more, as the whole of an argument, a result or an element, lies in
+/// memory that its link uses again when the last handle is dropped: of a stream of long elements that come and go, none
+/// costs the allocator anything, as each `Vec<u8>` would.
+///
 /// It is a [`bytes::Bytes`] inside, and is made of one and into one without a copy.
 ///
 /// ```

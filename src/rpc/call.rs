@@ -29,7 +29,7 @@ use super::{
     wire::{Arguments, decode_value, put_vector},
 };
 use crate::{
-    link::Encoder,
+    link::{Encoder, pool::Owned},
     session::{answer::Verdict, metadata::Metadata},
     strict::DecodeError,
 };
@@ -131,7 +131,7 @@ trait Expected {
     /// Reads the value, or the error if it is none.
     fn read(&mut self, ok: bool, bytes: &[u8], nesting: u32) -> Result<(), DecodeError>;
     /// Takes the vector that the value is; it is given back if the value has another type.
-    fn take(&mut self, bytes: Vec<u8>) -> Result<(), Vec<u8>>;
+    fn take(&mut self, vector: Owned) -> Result<(), Owned>;
 }
 
 impl<T: DeserializeOwned + 'static, E: DeserializeOwned + 'static> Expected for Option<Result<T, E>> {
@@ -140,9 +140,9 @@ impl<T: DeserializeOwned + 'static, E: DeserializeOwned + 'static> Expected for 
         Ok(())
     }
 
-    fn take(&mut self, bytes: Vec<u8>) -> Result<(), Vec<u8>> {
+    fn take(&mut self, vector: Owned) -> Result<(), Owned> {
         let mut value: Option<T> = None;
-        put_vector(bytes, &mut value)?;
+        put_vector(vector, &mut value)?;
         *self = value.map(Ok);
         Ok(())
     }
@@ -264,7 +264,7 @@ impl Untyped {
             }
         };
         let Reply { mut payload, channels, metadata, nesting } = reply;
-        let read = if channels.is_empty() && payload.hand_over(|bytes| result.take(bytes)) {
+        let read = if channels.is_empty() && payload.hand_over(|vector| result.take(vector)) {
             Ok(())
         } else {
             payload.decode(|payload| read(payload, channels, metadata.as_deref(), nesting, result))

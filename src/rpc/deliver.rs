@@ -26,13 +26,13 @@ use super::{
     connect::Connecting,
     connection::Connection,
     dispatch::IncomingRequest,
-    elements::{Elements, Kept},
     handler::Handler,
     hub::{Holds, Hub, Local, UNCOUNTED},
     incoming::{IncomingConnection, NOT_LISTENING},
     payload::Payload,
     reason::Reason,
     respond::Responder,
+    run::Run,
     slot::{Answer, CallSlot, ConnectOutcome, Outcome},
     state::{ConnectionState, Guard},
     waiters::lock,
@@ -58,32 +58,6 @@ pub(crate) struct Deliver<'h> {
     end: Option<LinkEnd>,
     /// What came with the message at hand. One word, since nearly always that is nothing.
     carried: Option<Box<Carried>>,
-}
-
-/// Elements of one channel that came one behind the other: looked up once, and put into the channel's queue
-/// under one lock.
-struct Run {
-    channel: Arc<Channel>,
-    conn: ConnKey,
-    channel_id: u64,
-    elements: Elements,
-    /// Bytes of payload.
-    len: usize,
-}
-
-impl Run {
-    #[inline]
-    fn push(&mut self, payload: Brought<'_>) {
-        self.len += payload.len();
-        match payload {
-            Brought::Here(bytes) => self.elements.push(bytes),
-            // Who keeps it takes more than it has.
-            Brought::Shared(shared) if shared.len() < MIN_VECTOR => self.elements.push(shared),
-            Brought::Shared(shared) => self.elements.push_kept(Kept::Shared(shared.clone())),
-            Brought::Vector(vector) => self.elements.push_kept(Kept::Vector(vector.take())),
-            Brought::TooLong(_) => {} // refused before
-        }
-    }
 }
 
 /// What is left to do for a message once the session is let go.

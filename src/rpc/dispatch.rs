@@ -27,6 +27,7 @@ use super::{
     wire::Arguments,
 };
 use crate::{
+    link::pool::Owned,
     session::{Incoming, answer::Verdict, metadata::Metadata},
     strict::DecodeError,
 };
@@ -276,7 +277,7 @@ impl<'a> IncomingRequest<'a> {
         let nesting = self.connection().hub().max_nesting;
         let (origin, Unread { mut responder, channels, mut payload }) = self.split();
         let mut read = || {
-            if payload.hand_over(|bytes| arguments.take(bytes)) {
+            if payload.hand_over(|vector| arguments.take(vector)) {
                 return Ok(());
             }
             payload.decode(|bytes| arguments.read(bytes, nesting))
@@ -297,7 +298,7 @@ trait Wanted {
     /// Reads them out of a payload, of so many levels at most.
     fn read(&mut self, bytes: &[u8], nesting: u32) -> Result<(), DecodeError>;
     /// Takes the vector that they are; it is given back if they are something else.
-    fn take(&mut self, bytes: Vec<u8>) -> Result<(), Vec<u8>>;
+    fn take(&mut self, vector: Owned) -> Result<(), Owned>;
 }
 
 impl<Args: Arguments> Wanted for Option<Args> {
@@ -306,8 +307,8 @@ impl<Args: Arguments> Wanted for Option<Args> {
         Ok(())
     }
 
-    fn take(&mut self, bytes: Vec<u8>) -> Result<(), Vec<u8>> {
-        Args::put_vector(self, bytes)
+    fn take(&mut self, vector: Owned) -> Result<(), Owned> {
+        Args::put_vector(self, vector)
     }
 }
 

@@ -16,7 +16,7 @@ use std::{any::Any, collections::VecDeque, mem, ops::Range};
 
 use bytes::Bytes as Shared;
 
-use crate::link::vector::Vector;
+use crate::link::{pool::Owned, vector::Vector};
 
 /// An element that lies in memory of its own.
 #[derive(Clone)]
@@ -230,12 +230,12 @@ impl Reading {
     #[inline]
     pub(crate) fn take_vector<T: 'static>(
         &mut self,
-        put: impl FnOnce(Vec<u8>, &mut dyn Any) -> Result<(), Vec<u8>>,
+        put: impl FnOnce(Owned, &mut dyn Any) -> Result<(), Owned>,
     ) -> Option<T> {
         let Some(Kept::Vector(vector)) = &mut self.current else { return None };
         let mut value = None;
-        if let Err(bytes) = put(vector.take_bytes(), &mut value) {
-            vector.put_back(bytes);
+        if let Err(back) = put(vector.take_bytes(), &mut value) {
+            vector.put_back(back);
         }
         value
     }

@@ -57,6 +57,7 @@ pub(crate) mod raw_call;
 mod reason;
 mod relay;
 mod respond;
+mod run;
 pub(crate) mod rx;
 pub(crate) mod scope;
 mod slot;

@@ -8,7 +8,7 @@ use std::{cell::RefCell, mem};
 use bytes::Bytes as Shared;
 
 use crate::{
-    link::{Brought, vector::Vector},
+    link::{Brought, pool::Owned, vector::Vector},
     session::answer::Verdict,
 };
 
@@ -90,9 +90,9 @@ impl<'a> Payload<'a> {
 
     /// Hands over the vector that the payload is, if it was taken apart, to somebody who takes it or gives it back.
     #[inline]
-    pub(crate) fn hand_over(&mut self, take: impl FnOnce(Vec<u8>) -> Result<(), Vec<u8>>) -> bool {
+    pub(crate) fn hand_over(&mut self, take: impl FnOnce(Owned) -> Result<(), Owned>) -> bool {
         let Payload::Vector(vector) = self else { return false };
-        take(vector.take_bytes()).map_err(|bytes| vector.put_back(bytes)).is_ok()
+        take(vector.take_bytes()).map_err(|back| vector.put_back(back)).is_ok()
     }
 
     /// Runs what decodes it, in one piece.
@@ -191,10 +191,10 @@ mod tests {
         let read = |bytes: &[u8]| crate::rpc::wire::decode_value::<Vec<u8>>(bytes, 9).ok();
         for encoded in [&long[..], &long[..4999], &[&[0x88, 0xa7, 0], &long[2..]].concat(), &vec![0xff; 5000]]
         {
-            let apart = Vector::copied(encoded, false).map(|mut vector| vector.take_bytes());
+            let apart = Vector::copied(encoded, false).map(|mut vector| vector.take_bytes().bytes);
             assert_eq!(apart, read(encoded));
             let answer = [Verdict::Ok.bytes(), encoded].concat();
-            let apart = Vector::copied(&answer, true).map(|mut vector| vector.take_bytes());
+            let apart = Vector::copied(&answer, true).map(|mut vector| vector.take_bytes().bytes);
             assert_eq!(apart, read(encoded));
             assert!(Vector::copied(&[Verdict::User.bytes(), encoded].concat(), true).is_none());
         }

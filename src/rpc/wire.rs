@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::bytes::Bytes;
 use crate::{
-    link::Encoder,
+    link::{Encoder, pool::Owned},
     strict::{DecodeError, Input},
 };
 
@@ -70,13 +70,13 @@ pub(crate) fn decode_value<T: DeserializeOwned + 'static>(
 
 /// Puts a payload that was found to be a byte vector into `place`, the `Option` of a value; it is given back if the value
 /// has another type.
-pub(crate) fn put_vector(bytes: Vec<u8>, place: &mut dyn Any) -> Result<(), Vec<u8>> {
+pub(crate) fn put_vector(vector: Owned, place: &mut dyn Any) -> Result<(), Owned> {
     if let Some(place) = place.downcast_mut::<Option<Vec<u8>>>() {
-        *place = Some(bytes);
+        *place = Some(vector.bytes);
     } else if let Some(place) = place.downcast_mut::<Option<Bytes>>() {
-        *place = Some(Bytes::from(bytes));
+        *place = Some(Bytes::from(vector.into_shared()));
     } else {
-        return Err(bytes);
+        return Err(vector);
     }
     Ok(())
 }
@@ -100,7 +100,7 @@ pub trait Arguments: Send + Unpin + 'static + sealed::Tuple {}
 
 #[allow(private_interfaces)] // sealed: only this crate calls these methods
 pub(crate) mod sealed {
-    use super::{DecodeError, Encoder, Input, Value, decode_next, encode_value, put_vector};
+    use super::{DecodeError, Encoder, Input, Owned, Value, decode_next, encode_value, put_vector};
 
     /// How a tuple of arguments is written and read.
     pub trait Tuple: Sized {
@@ -110,8 +110,8 @@ pub(crate) mod sealed {
         fn decode(bytes: &[u8], nesting: u32) -> Result<Self, DecodeError>;
         /// Puts the tuple that is this vector alone into `place`; it is given back if that has another type.
         #[doc(hidden)]
-        fn put_vector(_place: &mut Option<Self>, bytes: Vec<u8>) -> Result<(), Vec<u8>> {
-            Err(bytes)
+        fn put_vector(_place: &mut Option<Self>, vector: Owned) -> Result<(), Owned> {
+            Err(vector)
         }
     }
 
@@ -141,9 +141,9 @@ pub(crate) mod sealed {
     }
 
     tuples!();
-    tuples!(A => fn put_vector(place: &mut Option<Self>, bytes: Vec<u8>) -> Result<(), Vec<u8>> {
+    tuples!(A => fn put_vector(place: &mut Option<Self>, vector: Owned) -> Result<(), Owned> {
         let mut value: Option<A> = None;
-        put_vector(bytes, &mut value)?;
+        put_vector(vector, &mut value)?;
         *place = value.map(|value| (value,));
         Ok(())
     });

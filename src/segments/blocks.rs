@@ -27,6 +27,7 @@ use crate::{
     error::LinkEnd,
     link::{
         Brought,
+        pool::Pool,
         vector::{Front, MIN_VECTOR, MOST_FRONT, Vector},
     },
 };
@@ -42,7 +43,9 @@ pub(super) struct Blocks {
     trusted: bool,
     /// Bytes of the longest payload: longer ones are not looked at.
     max_payload_size: usize,
-    /// Memory for the next payload that is copied.
+    /// Memory for vectors.
+    pool: Arc<Pool>,
+    /// Memory for the next payload that is copied and no vector.
     spare: Vec<u8>,
 }
 
@@ -78,7 +81,13 @@ impl Blocks {
         let (returns, shared) = (Mutex::new(returns), Arc::downgrade(shared));
         let returning = Arc::new(Returning { returns, shared });
         let (unread, max_payload_size) = (Unread::of(&arena), max_payload_size as usize);
-        Blocks { arena, returning, backing, unread, trusted, max_payload_size, spare: Vec::new() }
+        let (pool, spare) = (Arc::default(), Vec::new());
+        Blocks { arena, returning, backing, unread, trusted, max_payload_size, pool, spare }
+    }
+
+    /// Where the memory of vectors comes from.
+    pub(super) fn pool(&self) -> &Arc<Pool> {
+        &self.pool
     }
 
     /// Takes a payload in.
@@ -105,11 +114,11 @@ impl Blocks {
         let taken = match Front::of(first, len, of == PayloadOf::Answer) {
             Some(front) if of == PayloadOf::Element && parcel.may_stay() && self.unread.has_room(&parcel) => {
                 let left = self.unread.leave(self.keep(parcel), front.len());
-                return Taken::Vector(Vector::left(front, len - front.len(), left).into());
+                return Taken::Vector(Vector::left(front, len - front.len(), left, &self.pool).into());
             }
             Some(front) => {
                 let append = |bytes: &mut Vec<u8>| self.arena.append_to(&parcel, front.len(), bytes);
-                Taken::Vector(Vector::new(front, len, append).into())
+                Taken::Vector(Vector::pooled(front, len, &self.pool, append).into())
             }
             None => {
                 let mut payload = self.room(len);

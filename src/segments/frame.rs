@@ -4,6 +4,8 @@
 //! A part that a kind does not have is zero or empty, and a peer that puts something there is not one of
 //! ours. The number `extra` is the bytes of a Credit, and of a Request or a Response the descriptors that it carries.
 
+use std::sync::Arc;
+
 use adjoin_shm_layout::{self as layout, BlockRef, FrameHead, Tag};
 
 use super::{blocks::PayloadOf, link::Mapped};
@@ -12,6 +14,7 @@ use crate::{
     link::{
         Brought, ChannelRef, CreditSlot, Head, Message,
         descriptors::MOST_DESCRIPTORS,
+        pool::Pool,
         vector::{Front, MOST_FRONT, Vector},
     },
 };
@@ -95,7 +98,11 @@ pub(super) fn payload_of(tag: u32) -> PayloadOf {
 /// of the vector's bytes.
 ///
 /// Each byte of the frame is read once, so that what was looked at is what is used.
-pub(super) fn take_vector(frame: &layout::Frame<'_, Mapped>, body: &mut Vec<u8>) -> Option<Vector> {
+pub(super) fn take_vector(
+    frame: &layout::Frame<'_, Mapped>,
+    body: &mut Vec<u8>,
+    pool: &Arc<Pool>,
+) -> Option<Vector> {
     let (tag, len) = (Tag::from_u32(frame.tag()), frame.len());
     // Anything else is for `parse` to refuse.
     if tag.flags != 0 || parts(tag.kind).is_none_or(|parts| parts & PAYLOAD == 0) || len < FrameHead::BYTES {
@@ -109,7 +116,7 @@ pub(super) fn take_vector(frame: &layout::Frame<'_, Mapped>, body: &mut Vec<u8>)
     frame.copy_to(payload.start, first);
     let front = Front::of(first, payload.len(), tag.kind == kind::RESPONSE)?;
     let start = payload.start + front.len();
-    let vector = Vector::new(front, payload.len(), |bytes| {
+    let vector = Vector::pooled(front, payload.len(), pool, |bytes| {
         frame.append_to(start, payload.end - start, bytes);
     });
     body.clear();

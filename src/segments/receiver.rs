@@ -94,7 +94,11 @@ impl ShmReceiver {
             return Ok(None);
         };
         let (tag, len) = (frame.tag(), frame.len());
-        let vector = if len < MIN_VECTOR { None } else { frame::take_vector(&frame, &mut self.body) };
+        let vector = if len < MIN_VECTOR {
+            None
+        } else {
+            frame::take_vector(&frame, &mut self.body, self.blocks.pool())
+        };
         let kept = if vector.is_some() { self.body.len() } else { len };
         if self.body.len() < kept {
             self.body.resize(kept.next_power_of_two(), 0);

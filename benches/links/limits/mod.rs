@@ -34,15 +34,12 @@ use crate::{
 /// Whether there is such a program for a case.
 pub(crate) fn has(limit: Link, case: &Case) -> bool {
     let unary = case.workload == Workload::Unary;
+    let stream = matches!(case.workload, Workload::Stream | Workload::StreamBytes);
     match limit {
         Link::Line => unary && case.inflight == 1 && case.size <= words::ROOM && case.mode == Mode::Spin,
-        Link::Ring => {
-            case.mode != Mode::Sleep && (unary || case.workload == Workload::Stream && case.inflight == 1)
-        }
+        Link::Ring => case.mode != Mode::Sleep && (unary || stream && case.inflight == 1),
         Link::Futex => unary && case.inflight == 1 && case.size <= words::ROOM && case.mode == Mode::Sleep,
-        Link::Socket => {
-            case.mode == Mode::Park && case.inflight == 1 && (unary || case.workload == Workload::Stream)
-        }
+        Link::Socket => case.mode == Mode::Park && case.inflight == 1 && (unary || stream),
         _ => false,
     }
 }
