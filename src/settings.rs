@@ -92,7 +92,7 @@ impl Settings {
 
     /// How many bytes the payloads of the peer's requests that run here may have together, on all connections of the link.
     /// Default: 256 MiB. A request that would exceed it is answered [`Rejected`](crate::CallError::Rejected), unless it finds
-    /// no other; those of up to 4 KiB are not counted. A request counts until its handler is gone.
+    /// no other; those of up to 4 KiB are not counted. A request counts until its handler has returned, or is gone.
     pub fn max_request_bytes(mut self, bytes: u64) -> Self {
         self.max_request_bytes = bytes;
         self
@@ -150,7 +150,7 @@ impl Settings {
     /// How many descriptors of the peer's requests may be here at once, on all connections of the link. Default: 256. A
     /// request with more is answered [`Rejected`](crate::CallError::Rejected), and its descriptors are closed.
     ///
-    /// A request's descriptors count until its handler is gone, whatever the handler does with them. It is also what may wait
+    /// A request's descriptors count until its handler has returned, or is gone, whatever the handler does with them. It is also what may wait
     /// to be closed: where a peer passes descriptors that nobody takes and whose close takes its time, more of them end the
     /// link with [`LinkEnd::Unclosed`](crate::LinkEnd::Unclosed).
     pub fn max_held_descriptors(mut self, descriptors: u32) -> Self {

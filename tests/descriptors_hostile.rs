@@ -13,7 +13,7 @@ use std::{
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
 };
 
-use adjoin::{CallError, Connection, LinkEnd, Options, Refusal, Rx, channel, stream};
+use adjoin::{CallError, Connection, LinkEnd, Options, Refusal, Rx, channel, shm, stream, uds};
 use common::{
     counts::Counts,
     watchdog::Watchdog,
@@ -74,10 +74,14 @@ struct Raw {
 impl Raw {
     /// One that has greeted, and the link that it has with the service.
     async fn connected() -> (Self, Connection) {
+        Raw::connected_with(adjoin::Settings::default()).await
+    }
+
+    async fn connected_with(settings: adjoin::Settings) -> (Self, Connection) {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let mut raw = Raw { socket: theirs, unread: Vec::new(), heard: VecDeque::new() };
         raw.write(&Message::hello().frame(), &[]).await;
-        let serving = Options::new().serve(FilesDispatcher::new(Plain));
+        let serving = Options::new().settings(settings).serve(FilesDispatcher::new(Plain));
         let link = stream::accept(ours, serving).await.unwrap();
         assert!(matches!(raw.hear().await, Some(Message::Hello(_))));
         (raw, link)
@@ -507,6 +511,160 @@ fn what_takes_its_time_to_close_holds_up_neither_a_link_nor_its_end() {
         let (mut other, _link) = Raw::connected().await;
         other.take(1, 0, None, &[]).await;
         assert_eq!(other.answer(1).await.0, [OK, 0]);
+        drop(reader);
+    });
+}
+
+/// Sends a byte with a descriptor, in band or out of it.
+fn send_one(socket: impl AsFd, descriptor: OwnedFd, flags: SendFlags) {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    let rights = [descriptor.as_fd()];
+    assert!(ancillary.push(SendAncillaryMessage::ScmRights(&rights)));
+    sendmsg(socket, &[IoSlice::new(b"x")], &mut ancillary, flags | SendFlags::NOSIGNAL).unwrap();
+}
+
+/// Fails (hangs) where the system skips what is out of band, and lets go of its descriptors in the call that reads on.
+#[test]
+fn what_comes_out_of_band_comes_with_everything_else() {
+    alone(async {
+        let (raw, link) = Raw::connected().await;
+        let (socket, reader) = lingering();
+        send_one(&raw.socket, socket, SendFlags::OOB);
+        raw.write(&take(1, 0, None).frame(), &[]).await;
+        let end = link.closed().await; // the byte is none of a frame's
+        assert!(matches!(end, LinkEnd::Violation(_) | LinkEnd::Descriptors { .. }), "{end:?}");
+        drop(reader);
+    });
+    alone(async {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("shm");
+        let listener = shm::listen(&path).unwrap();
+        let stranger = std::os::unix::net::UnixStream::connect(&path).unwrap();
+        let incoming = listener.accept().await.unwrap();
+        let (socket, reader) = lingering();
+        send_one(&stranger, socket, SendFlags::OOB);
+        std::io::Write::write_all(&mut &stranger, &[0; 100]).unwrap();
+        incoming.establish(Options::new()).await.unwrap_err();
+        drop(reader);
+    });
+}
+
+/// Fails (hangs) where what was taken by a value that is not whole is closed by the task that reads it.
+#[test]
+fn what_was_taken_and_is_refused_after_all_holds_up_nobody() {
+    for (stand, came) in [(2, 1), (1, 2)] {
+        alone(async {
+            let (mut raw, _link) = Raw::connected().await;
+            let (sockets, readers): (Vec<_>, Vec<_>) = (0..came).map(|_| lingering()).unzip();
+            raw.take(1, stand, Some(came), &sockets).await;
+            drop(sockets);
+            assert_eq!(raw.answer(1).await.0, INVALID_PAYLOAD);
+            drop(readers);
+        });
+    }
+}
+
+/// Fails (hangs) where a socket that was not established yet is closed by whoever drops it.
+#[test]
+fn those_that_have_connected_and_are_not_wanted_hold_up_nobody() {
+    alone(async {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let mut readers = Vec::new();
+        let mut connect = || {
+            let stranger = std::os::unix::net::UnixStream::connect(&path).unwrap();
+            let (socket, reader) = lingering();
+            send_one(&stranger, socket, SendFlags::empty());
+            readers.push(reader);
+        };
+        let listener = uds::listen(&path).unwrap();
+        connect();
+        drop(listener.accept().await.unwrap());
+        connect();
+        connect();
+        drop(listener);
+        let listener = shm::listen(&path).unwrap();
+        connect();
+        drop(listener.accept().await.unwrap());
+        connect();
+        drop(listener);
+        // The name is free at once.
+        let _listener = uds::listen(&path).unwrap();
+        drop(readers);
+    });
+}
+
+/// Fails (hangs) where the host's end of the socket for descriptors is closed with what a guest has put into it.
+#[test]
+fn a_guest_that_fills_the_socket_for_descriptors_and_goes_holds_up_nobody() {
+    alone(async {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("shm");
+        let listener = shm::listen(&path).unwrap();
+        let stranger = std::os::unix::net::UnixStream::connect(&path).unwrap();
+        let incoming = listener.accept().await.unwrap();
+        let (socket, reader) = lingering();
+        let guest = std::thread::spawn(move || {
+            let mut offered = Vec::new();
+            while offered.is_empty() {
+                let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+                let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+                let mut bytes = [0; 256];
+                let into = &mut [IoSliceMut::new(&mut bytes)];
+                recvmsg(&stranger, into, &mut ancillary, RecvFlags::CMSG_CLOEXEC).unwrap();
+                for message in ancillary.drain() {
+                    if let RecvAncillaryMessage::ScmRights(rights) = message {
+                        offered.extend(rights);
+                    }
+                }
+            }
+            assert_eq!(offered.len(), 3);
+            send_one(&offered[2], socket, SendFlags::empty());
+        });
+        incoming.establish(Options::new()).await.unwrap_err();
+        drop(reader);
+        guest.join().unwrap();
+    });
+}
+
+/// Fails (hangs) where what waits in the queue is closed with the link.
+#[test]
+fn what_waits_within_the_process_holds_up_nobody_at_the_end() {
+    let _hang = Watchdog::seconds(60);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (socket, reader) = lingering();
+    runtime.block_on(async {
+        let serving = Options::new().serve(FilesDispatcher::new(Plain));
+        let (near, _far) = adjoin::local::pair(Options::new(), serving);
+        let mut call = Box::pin(FilesClient::new(&near).take(vec![socket]).into_future());
+        std::future::poll_fn(|cx| std::task::Poll::Ready(call.as_mut().poll(cx).is_pending())).await;
+    });
+    drop(runtime);
+    drop(reader);
+}
+
+#[test]
+fn a_peer_whose_descriptors_take_their_time_and_are_many_is_let_go() {
+    alone(async {
+        let settings = adjoin::Settings::default().max_held_descriptors(2);
+        let (mut raw, link) = Raw::connected_with(settings).await;
+        let (socket, reader) = lingering();
+        // A method that nobody has: nobody takes what comes.
+        raw.write(&call(99, 1, 1, Some(1)).frame(), &[socket.as_fd()]).await;
+        drop(socket); // while it is under way: not the last one
+        raw.answer(1).await;
+        let mut request = 2;
+        let end = loop {
+            raw.write(&call(99, request, 1, Some(1)).frame(), &[null().as_fd()]).await;
+            request += 1;
+            let wait = tokio::time::timeout(std::time::Duration::from_millis(20), link.closed());
+            if let Ok(end) = wait.await {
+                break end;
+            }
+        };
+        assert!(matches!(end, LinkEnd::Unclosed { waiting: 3.., limit: 2 }), "{end:?}");
+        while raw.hear().await.is_some() {}
         drop(reader);
     });
 }

@@ -38,6 +38,7 @@ fn serving() -> Options {
     Options::new().settings(Settings::default().max_request_bytes(1 << 20)).serve(StoreDispatcher::new(Holds))
 }
 
+#[cfg(target_os = "linux")]
 #[test]
 fn cell_entry() {
     common::links::serve_if_cell_with(serving);

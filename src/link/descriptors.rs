@@ -5,6 +5,8 @@
 //! concerns that message alone. Whoever receives owns what arrived from the system call on: it is closed whatever happens
 //! next, and if nobody took it, by the link's [`Closer`].
 
+#[cfg(unix)]
+mod apart;
 mod closer;
 #[cfg(target_os = "linux")]
 mod socket;
@@ -13,10 +15,12 @@ mod unread;
 
 use std::{collections::VecDeque, sync::Arc};
 
+#[cfg(unix)]
+pub(crate) use self::apart::Apart;
 pub(crate) use self::closer::Closer;
 #[cfg(target_os = "linux")]
 pub(crate) use self::{
-    socket::{End, Received, empty, receive, refused, send},
+    socket::{End, Received, adopt, receive, refused, send},
     unread::{Unread, is_drained},
 };
 
@@ -77,9 +81,9 @@ impl Descriptors {
 
     /// Takes the first one.
     #[cfg(unix)]
-    pub(crate) fn pop(&mut self) -> Option<Fd> {
+    pub(crate) fn pop(&mut self) -> Option<Apart> {
         let list = self.0.as_mut()?;
-        let first = list.open.pop_front();
+        let first = list.open.pop_front().map(|first| Apart::new(first, list.closer.clone()));
         if list.open.is_empty() {
             self.0 = None;
         }

@@ -340,7 +340,9 @@ impl Receiver for MemoryReceiver {
 impl Drop for MemoryReceiver {
     fn drop(&mut self) {
         self.pipe.close();
-        // Nobody receives them, and the sender may be kept.
-        drop(mem::take(&mut self.pipe.lock().carried));
+        // Nobody receives them, and the sender may be kept. Under no lock: see `Closer`.
+        let mut carried = mem::take(&mut self.carried);
+        carried.append(&mut self.pipe.lock().carried);
+        carried.into_iter().for_each(|(_, descriptors)| drop(descriptors.passed(&self.closer)));
     }
 }

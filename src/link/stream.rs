@@ -13,6 +13,7 @@
 
 mod carried;
 mod receiver;
+mod retire;
 mod sender;
 #[cfg(test)]
 mod tests;
@@ -25,7 +26,7 @@ use tokio::{
 };
 
 pub(in crate::link) use self::receiver::BATCH;
-use self::{receiver::StreamReceiver, sender::StreamSender};
+use self::{receiver::StreamReceiver, retire::Retired, sender::StreamSender};
 use super::{Head, Limits, Message, Parts, Receiver as _, Role, Sender as _, Sink};
 use crate::{
     error::{LinkEnd, Violation},
@@ -63,8 +64,9 @@ where
         return Err(HandshakeError::OwnLimit { setting });
     }
     let after = settings.handshake_timeout;
-    let mut sender = StreamSender::new(write, settings);
-    let mut receiver = StreamReceiver::new(read, settings);
+    let retired = Retired::new(settings.max_held_descriptors as usize);
+    let mut sender = StreamSender::new(write, settings, &retired);
+    let mut receiver = StreamReceiver::new(read, settings, retired);
 
     let answer = match timeout(after, greet(&mut sender, &mut receiver, offer)).await {
         Ok(Ok(answer)) => answer,
@@ -106,8 +108,9 @@ where
     R: 'static,
     W: AsyncWrite + Unpin + Send + 'static,
 {
-    let _receiver = StreamReceiver::new(read, settings); // for how it closes its half
-    let mut sender = StreamSender::new(write, settings);
+    let retired = Retired::new(0);
+    let mut sender = StreamSender::new(write, settings, &retired);
+    let _receiver = StreamReceiver::new(read, settings, retired); // for how it closes its half
     say_goodbye(&mut sender, reason, settings.handshake_timeout).await;
 }
 

@@ -34,8 +34,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use tokio::sync::OwnedSemaphorePermit;
-
 use super::{
     address,
     unix::{Arrived, Bound, connect as connect_socket, credentials},
@@ -55,11 +53,7 @@ pub struct Listener(Bound);
 /// A process that has connected, and has nothing yet. Made by [`Listener::accept`].
 #[derive(Debug)]
 #[must_use = "dropped, it is turned away"]
-pub struct Incoming {
-    socket: tokio::net::UnixStream,
-    /// Given back with this.
-    _place: OwnedSemaphorePermit,
-}
+pub struct Incoming(Arrived);
 
 /// Listens on a path, or on an abstract name. A socket's file that nobody listens on any more is replaced.
 ///
@@ -98,8 +92,7 @@ impl Listener {
     ///
     /// Cancel safe.
     pub async fn accept(&self) -> io::Result<Incoming> {
-        let Arrived { socket, place } = self.0.accept().await?;
-        Ok(Incoming { socket, _place: place })
+        Ok(Incoming(self.0.accept().await?))
     }
 
     /// Serves all that come, each with these options, until it is dropped: see
@@ -129,9 +122,10 @@ impl Incoming {
     /// # Panics
     ///
     /// Outside of a tokio runtime with I/O and time enabled; the link's driver runs on it.
-    pub async fn establish(self, options: Options) -> Result<Connection, OpenError> {
-        let peer = credentials(&self.socket)?;
-        let parts = offer(self.socket.into_std()?, peer, &options.policy, &options.settings).await?;
+    pub async fn establish(mut self, options: Options) -> Result<Connection, OpenError> {
+        let socket = self.0.take()?;
+        let peer = credentials(&socket)?;
+        let parts = offer(socket.into_std()?, peer, &options.policy, &options.settings).await?;
         Ok(Connection::start(parts, &options))
     }
 }

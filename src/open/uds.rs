@@ -23,7 +23,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use tokio::{net::UnixStream, sync::OwnedSemaphorePermit};
+use tokio::net::UnixStream;
 
 use super::{
     address,
@@ -60,11 +60,7 @@ pub struct Listener(Bound);
 /// A process that has connected. Made by [`Listener::accept`].
 #[derive(Debug)]
 #[must_use = "dropped, it is turned away"]
-pub struct Incoming {
-    socket: UnixStream,
-    /// Given back with this.
-    _place: OwnedSemaphorePermit,
-}
+pub struct Incoming(Arrived);
 
 /// Listens on a path, or on an abstract name. A socket's file that nobody listens on any more is replaced.
 ///
@@ -99,8 +95,7 @@ impl Listener {
     ///
     /// Cancel safe.
     pub async fn accept(&self) -> io::Result<Incoming> {
-        let Arrived { socket, place } = self.0.accept().await?;
-        Ok(Incoming { socket, _place: place })
+        Ok(Incoming(self.0.accept().await?))
     }
 
     /// Serves all that come, each with these options, until it is dropped: see
@@ -126,8 +121,8 @@ impl Incoming {
     /// # Cancel safety
     ///
     /// Dropped before it is done, the process is turned away.
-    pub async fn establish(self, options: Options) -> Result<Connection, OpenError> {
-        let socket = allowed(self.socket, &options).await?;
+    pub async fn establish(mut self, options: Options) -> Result<Connection, OpenError> {
+        let socket = allowed(self.0.take()?, &options).await?;
         Ok(stream::accept(socket, options).await?)
     }
 }

@@ -3,6 +3,7 @@
 use std::{
     fs::File,
     io,
+    os::fd::OwnedFd,
     os::unix::{
         ffi::{OsStrExt, OsStringExt},
         fs::{FileTypeExt, MetadataExt},
@@ -22,12 +23,13 @@ use tokio::{
 };
 
 use super::HANDSHAKES;
-use crate::policy::PeerCredentials;
+use crate::{link::descriptors::Closer, policy::PeerCredentials};
 
 /// A socket that is listened on. Dropped, it removes its file.
 #[derive(Debug)]
 pub(super) struct Bound {
-    socket: UnixListener,
+    /// Always there, until it is dropped.
+    socket: Option<UnixListener>,
     path: PathBuf,
     /// The file as it was made: another one in its place is not this one's to remove.
     file: Option<(u64, u64)>,
@@ -38,8 +40,27 @@ pub(super) struct Bound {
 /// One that has connected, and its place among those that have no link yet.
 #[derive(Debug)]
 pub(super) struct Arrived {
-    pub(super) socket: UnixStream,
-    pub(super) place: OwnedSemaphorePermit,
+    /// Until it is taken.
+    socket: Option<UnixStream>,
+    /// Given back with this.
+    _place: OwnedSemaphorePermit,
+}
+
+impl Arrived {
+    /// The socket, which is taken once.
+    pub(super) fn take(&mut self) -> io::Result<UnixStream> {
+        self.socket.take().ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+}
+
+/// What a stranger has put into it is closed apart.
+impl Drop for Arrived {
+    fn drop(&mut self) {
+        if let Some(Ok(socket)) = self.socket.take().map(UnixStream::into_std) {
+            let _ = socket.shutdown(std::net::Shutdown::Both); // the other side hears of it at once
+            Closer::new(0).close([socket.into()]);
+        }
+    }
 }
 
 impl Bound {
@@ -55,6 +76,7 @@ impl Bound {
             bound => bound?,
         };
         let file = if is_abstract(&path) { None } else { identity(&path) };
+        let socket = Some(socket);
         Ok(Bound { socket, path, file, handshakes: Arc::new(Semaphore::new(HANDSHAKES)) })
     }
 
@@ -70,8 +92,9 @@ impl Bound {
     /// Waits for a place, and for the next that connects.
     pub(super) async fn accept(&self) -> io::Result<Arrived> {
         let place = Arc::clone(&self.handshakes).acquire_owned().await.map_err(io::Error::other)?;
-        let (socket, _) = self.socket.accept().await?;
-        Ok(Arrived { socket, place })
+        let Some(socket) = &self.socket else { return Err(io::ErrorKind::NotConnected.into()) };
+        let (socket, _) = socket.accept().await?;
+        Ok(Arrived { socket: Some(socket), _place: place })
     }
 }
 
@@ -79,6 +102,13 @@ impl Drop for Bound {
     fn drop(&mut self) {
         if self.file.is_some() && identity(&self.path) == self.file {
             let _ = std::fs::remove_file(&self.path); // which somebody else may do at the same time
+        }
+        // Those that have connected and were not accepted: the sockets, with what they have put into them, are not to be closed
+        // here. The listening one is, so that its name is free at once.
+        if let Some(Ok(socket)) = self.socket.take().map(UnixListener::into_std) {
+            let _ = rustix::net::shutdown(&socket, rustix::net::Shutdown::Read); // nobody connects any more
+            let arrived = std::iter::from_fn(|| Some(OwnedFd::from(socket.accept().ok()?.0)));
+            Closer::new(0).close(arrived);
         }
     }
 }

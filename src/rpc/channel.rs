@@ -40,10 +40,7 @@ use super::{
 };
 use crate::{
     error::{LinkEnd, Violation},
-    link::{
-        ChannelRef,
-        descriptors::{Descriptors, Fd},
-    },
+    link::{ChannelRef, descriptors::Descriptors},
     session::{
         connections::ConnKey,
         credit::{Grant, ReceiveWindow, SendWindow},
@@ -432,7 +429,7 @@ impl Unclaimed {
     }
 
     #[cfg(unix)]
-    pub(crate) fn claim_descriptor(&mut self) -> Option<Fd> {
+    pub(crate) fn claim_descriptor(&mut self) -> Option<crate::link::descriptors::Apart> {
         self.0.as_mut()?.descriptors.pop()
     }
 

@@ -15,6 +15,7 @@ use postcard_schema::{
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _, ser::Error as _};
 
 use super::{method_id::DESCRIPTOR_FIELD, scope};
+use crate::link::descriptors::Apart;
 
 /// An open file, socket or whatever else has a descriptor, as a value that crosses a link.
 ///
@@ -46,6 +47,10 @@ use super::{method_id::DESCRIPTOR_FIELD, scope};
 /// | of one message, and of what is under way to a peer that has not received it | [`max_descriptors`](crate::Settings::max_descriptors) |
 /// | of the peer's requests that run | [`max_held_descriptors`](crate::Settings::max_held_descriptors) |
 /// | of the time that a message waits while the system passes none | [`descriptor_timeout`](crate::Settings::descriptor_timeout) |
+///
+/// What a peer has passed may take its time to be closed, as long as the peer likes: a socket that lingers, a file whose
+/// file system it serves. Dropped as a `Descriptor`, it is closed by a thread of the link's; as an `OwnedFd`, by whoever
+/// drops that.
 ///
 /// A stream that the application has made must not have `SO_PASSPIDFD` set: what the system adds with it is lost.
 ///
@@ -97,43 +102,43 @@ use super::{method_id::DESCRIPTOR_FIELD, scope};
 /// # #[cfg(not(all(feature = "macros", target_os = "linux")))] fn main() {}
 /// ```
 #[derive(Debug)]
-pub struct Descriptor(OwnedFd);
+pub struct Descriptor(Apart);
 
 impl From<OwnedFd> for Descriptor {
     fn from(descriptor: OwnedFd) -> Self {
-        Descriptor(descriptor)
+        Descriptor(Apart::new(descriptor, None))
     }
 }
 
 impl From<Descriptor> for OwnedFd {
     fn from(descriptor: Descriptor) -> Self {
-        descriptor.0
+        descriptor.0.into_inner()
     }
 }
 
 impl From<File> for Descriptor {
     fn from(file: File) -> Self {
-        Descriptor(file.into())
+        OwnedFd::from(file).into()
     }
 }
 
 /// The descriptor may be of anything: what a file cannot do fails when it is tried.
 impl From<Descriptor> for File {
     fn from(descriptor: Descriptor) -> Self {
-        descriptor.0.into()
+        descriptor.0.into_inner().into()
     }
 }
 
 impl From<UnixStream> for Descriptor {
     fn from(stream: UnixStream) -> Self {
-        Descriptor(stream.into())
+        OwnedFd::from(stream).into()
     }
 }
 
 /// The descriptor may be of anything: what a stream cannot do fails when it is tried.
 impl From<Descriptor> for UnixStream {
     fn from(descriptor: Descriptor) -> Self {
-        descriptor.0.into()
+        descriptor.0.into_inner().into()
     }
 }
 

@@ -166,7 +166,13 @@ impl Driver {
 
     /// Flushes the goodbye.
     fn poll_farewell(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let flushed = lock(&self.hub.out).poll_flushed(cx);
+        let (flushed, again) = {
+            let mut out = lock(&self.hub.out);
+            (out.poll_flushed(cx), out.take_retry())
+        };
+        if again {
+            self.hub.retry_later();
+        }
         if flushed.is_ready() { Poll::Ready(()) } else { self.timer.as_mut().poll(cx) }
     }
 }

@@ -119,7 +119,8 @@ impl Connection {
     ///
     /// Waits while as much is lent as can be: over shared memory half of the arena
     /// ([`Settings::arena_bytes`](crate::Settings::arena_bytes)). That keeps no message waiting. First come, first served: a
-    /// longer loan that is waited for keeps shorter ones waiting behind it.
+    /// longer loan that is waited for keeps shorter ones waiting behind it, and so does a future of this that was polled and is
+    /// then neither polled on nor dropped.
     ///
     /// Costs, over shared memory, a short lock and an allocation, and a system call where memory is used for the first
     /// time.

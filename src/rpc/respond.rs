@@ -87,6 +87,11 @@ impl Responder {
         self.holds = holds;
     }
 
+    /// What serves the request is done with it.
+    fn let_go(&mut self) {
+        self.connection.hub().held.let_go(std::mem::take(&mut self.holds));
+    }
+
     /// The answer is to be remembered.
     pub(crate) fn record_with(&mut self, recorder: Recorder) {
         self.recorder = Some(recorder);
@@ -154,6 +159,7 @@ impl Responder {
         metadata: &[u8],
         encode: &mut EncodeAnswer<'_>,
     ) -> Poll<bool> {
+        self.let_go(); // before the peer can know, and sends the next
         let attempt = |patience| answer(self, metadata, encode, patience).map_err(Obstacle::Blocked);
         let answered = self.connection.hub().poll_attempt::<_, Never>(cx, place, attempt);
         answered.map(|sent| {
@@ -309,7 +315,7 @@ fn answer(
 
 impl Drop for Responder {
     fn drop(&mut self) {
-        self.connection.hub().held.let_go(self.holds);
+        self.let_go();
         if self.answered {
             return;
         }

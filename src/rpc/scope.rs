@@ -15,11 +15,7 @@ use super::{
     elements::Elements,
 };
 use crate::{
-    link::{
-        EncodeFault,
-        descriptors::{Descriptors, Fd},
-        message::HandleFault,
-    },
+    link::{EncodeFault, descriptors::Descriptors, message::HandleFault},
     session::channels::STEP,
     strict::DecodeError,
 };
@@ -225,7 +221,7 @@ pub(crate) fn claim() -> Option<Arc<Channel>> {
 
 /// A descriptor is being decoded: the next one of the message.
 #[cfg(unix)]
-pub(crate) fn claim_descriptor() -> Option<Fd> {
+pub(crate) fn claim_descriptor() -> Option<crate::link::descriptors::Apart> {
     DECODING.with_borrow_mut(|scope| scope.as_mut()?.claim_descriptor())
 }
 

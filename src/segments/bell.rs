@@ -115,7 +115,7 @@ mod tests {
         let (one, other) = UnixStream::pair().unwrap();
         let bell = |end: UnixStream| {
             end.set_nonblocking(true).unwrap();
-            Bell::new(Mailbox::new(end.into(), 0).unwrap())
+            Bell::new(Mailbox::new(end.into(), crate::link::descriptors::Closer::new(0)).unwrap())
         };
         (bell(one), bell(other))
     }

@@ -11,14 +11,14 @@
 //! whatever happens next, and those that are not taken are closed apart; a message with more or fewer than its kind has is refused. Not one byte behind the
 //! message is read: it may be a ring of the bell already.
 
-use std::{io, os::unix::net::UnixStream};
+use std::{io, os::unix::net::UnixStream, sync::Arc};
 
-use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fd::{AsFd, BorrowedFd};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::io::Interest;
 
 use super::{handshake::HandshakeError, mailbox::Mailbox};
-use crate::link::descriptors::{self, Descriptors};
+use crate::link::descriptors::{self, Apart, Closer, Descriptors};
 
 /// The control socket during the handshake.
 #[derive(Debug)]
@@ -28,7 +28,12 @@ impl Control {
     /// Takes a connected Unix stream socket. Must be called within a runtime.
     pub(super) fn new(socket: UnixStream) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
-        Ok(Control(Mailbox::new(socket.into(), 0)?))
+        Ok(Control(Mailbox::new(socket.into(), Closer::new(0))?))
+    }
+
+    /// Who closes what nobody takes.
+    pub(super) fn closer(&self) -> &Arc<Closer> {
+        self.0.closer()
     }
 
     /// Gives the socket to the bell.
@@ -53,7 +58,7 @@ impl Control {
         let mut rest = &frame[..HEAD + body];
         let mut attached = descriptors;
         while !rest.is_empty() {
-            let send = |socket: &OwnedFd| descriptors::send(socket.as_fd(), rest, attached);
+            let send = |socket: &Apart| descriptors::send(socket.as_fd(), rest, attached);
             let sent = self.0.socket().async_io(Interest::WRITABLE, send).await?;
             attached = &[];
             rest = rest.get(sent..).unwrap_or_default();

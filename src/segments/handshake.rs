@@ -16,7 +16,7 @@
 //! is not what it must be. A refusal is told to the peer as far as the socket takes it, and the link is over
 //! for both.
 
-use std::io;
+use std::{io, sync::Arc};
 
 use adjoin_shm_layout::{Geometry, GeometryError, OwnHalf, PeerHalf};
 use rustix::{
@@ -32,7 +32,7 @@ use super::{
     mapping::Mapping,
     segment::{self, SegmentError},
 };
-use crate::link::descriptors::Descriptors;
+use crate::link::descriptors::{Apart, Descriptors};
 
 /// Why a handshake failed.
 #[derive(Debug, thiserror::Error)]
@@ -244,7 +244,7 @@ pub(super) struct Halves {
     pub(super) own: OwnHalf<Mapping>,
     pub(super) peer: PeerHalf<Mapping>,
     /// This side's end of the socket that carries descriptors.
-    pub(super) descriptors: OwnedFd,
+    pub(super) descriptors: Apart,
 }
 
 /// What a host says.
@@ -306,15 +306,17 @@ pub(super) async fn host(
     host: OwnedFd,
 ) -> Result<Halves, HandshakeError> {
     let made = segment::create(geometry).map_err(HandshakeError::from);
-    let ((own, descriptor), (descriptors, theirs)) =
-        match made.and_then(|made| Ok((made, descriptor_sockets()?))) {
-            Ok(made) => made,
-            Err(error) => {
-                // The guest may be gone; what is wrong is said to our own caller in any case.
-                let _ = control.send(&FromHost::Refuse(error.refusal()), &[]).await;
-                return Err(error);
-            }
-        };
+    let ((own, descriptor), (descriptors, theirs)) = match made
+        .and_then(|made| Ok((made, descriptor_sockets()?)))
+    {
+        // From now on the guest may put into it what it likes.
+        Ok((made, (ours, theirs))) => (made, (Apart::new(ours, Some(Arc::clone(control.closer()))), theirs)),
+        Err(error) => {
+            // The guest may be gone; what is wrong is said to our own caller in any case.
+            let _ = control.send(&FromHost::Refuse(error.refusal()), &[]).await;
+            return Err(error);
+        }
+    };
     let offer = Offer {
         ring_bytes: geometry.ring_bytes,
         channel_slots: geometry.channel_slots,
@@ -352,7 +354,7 @@ pub(super) async fn host(
     };
     match segment::open(half, geometry) {
         Ok(peer) => {
-            received.pop(); // it is what it must be, so that its close waits for nobody
+            drop(received.pop().map(Apart::into_inner)); // it is what it must be: its close waits for nobody
             control.send(&FromHost::Attached, &[]).await?;
             Ok(Halves { own, peer, descriptors })
         }
@@ -394,11 +396,11 @@ pub(super) async fn guest(
             return Err(error);
         }
     };
-    // They are what they must be, so that the close of the half waits for nobody.
-    let (Some(_half), Some(host), Some(descriptors)) = (received.pop(), received.pop(), received.pop())
-    else {
+    let (Some(half), Some(host), Some(descriptors)) = (received.pop(), received.pop(), received.pop()) else {
         return Err(HandshakeError::OutOfOrder); // never: they were looked at
     };
+    // They are what they must be: their close waits for nobody.
+    let (_half, host) = (half.into_inner(), host.into_inner());
     let halves = Halves { own, peer, descriptors };
     control.send(&FromGuest::Accept, &[descriptor.as_fd()]).await?;
     drop(descriptor);

@@ -15,7 +15,8 @@ use super::{tests::myself, *};
 use crate::{
     error::{LinkEnd, Violation},
     link::{
-        Body, Brought, CreditSlot, EncodeFault, Encoder, Head, Message, SendFault, Sink, descriptors,
+        Body, Brought, CreditSlot, EncodeFault, Encoder, Head, Message, SendFault, Sink,
+        descriptors::{self, Apart, Closer},
         testing::{Collector, DATA},
     },
     segments::{handshake, mailbox::Mailbox, seals, segment},
@@ -93,11 +94,11 @@ fn attached_with_sockets() -> (Hostile, Parts, OwnedFd, UnixStream) {
     let peer: PeerHalf<Mapping> = segment::open(&descriptor, &GEOMETRY).unwrap();
     let (socket, other) = UnixStream::pair().unwrap();
     socket.set_nonblocking(true).unwrap();
-    let bell = Bell::new(Mailbox::new(socket.into(), 0).unwrap());
+    let bell = Bell::new(Mailbox::new(socket.into(), Closer::new(0)).unwrap());
     let (descriptors, passage) = handshake::descriptor_sockets().unwrap();
     let peer_process = Peer::other(myself()).unwrap();
     let parts = parts(
-        Halves { own, peer, descriptors },
+        Halves { own, peer, descriptors: Apart::new(descriptors, None) },
         bell,
         peer_process,
         Role::Acceptor,

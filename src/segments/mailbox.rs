@@ -2,36 +2,46 @@
 
 use std::{io, sync::Arc};
 
-use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::{
+    fd::{AsFd, BorrowedFd, OwnedFd},
+    net::{Shutdown, shutdown},
+};
 use tokio::io::unix::AsyncFd;
 
 use super::poller;
 use crate::{
     error::LinkEnd,
-    link::descriptors::{self, Closer, End, Received},
+    link::descriptors::{self, Apart, Closer, End, Received},
 };
 
-/// Such a socket, in the runtime's poller. What comes with its bytes and nobody takes is closed apart, also what is left in
-/// it when it is dropped.
+/// Such a socket, in the runtime's poller. What comes with its bytes and nobody takes is closed apart, and so is the socket,
+/// with what is left in it.
 #[derive(Debug)]
 pub(super) struct Mailbox {
-    socket: AsyncFd<OwnedFd>,
+    socket: AsyncFd<Apart>,
     closer: Arc<Closer>,
 }
 
 impl Mailbox {
-    /// Takes a socket that does not block, with which so many descriptors may wait to be closed.
+    /// Takes a socket that does not block.
     ///
     /// # Panics
     ///
     /// Outside of a tokio runtime with I/O enabled.
-    pub(super) fn new(socket: OwnedFd, most: usize) -> io::Result<Self> {
-        Ok(Mailbox { socket: poller::register(socket)?, closer: Closer::new(most) })
+    pub(super) fn new(socket: OwnedFd, closer: Arc<Closer>) -> io::Result<Self> {
+        descriptors::adopt(socket.as_fd());
+        let socket = poller::register(Apart::new(socket, Some(Arc::clone(&closer))))?;
+        Ok(Mailbox { socket, closer })
     }
 
     /// The socket, for the poller.
-    pub(super) fn socket(&self) -> &AsyncFd<OwnedFd> {
+    pub(super) fn socket(&self) -> &AsyncFd<Apart> {
         &self.socket
+    }
+
+    /// Who closes what nobody takes.
+    pub(super) fn closer(&self) -> &Arc<Closer> {
+        &self.closer
     }
 
     /// One `recvmsg`, which does not wait.
@@ -45,14 +55,15 @@ impl Mailbox {
     }
 }
 
-impl AsFd for Mailbox {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+/// The peer hears of it at once.
+impl Drop for Mailbox {
+    fn drop(&mut self) {
+        let _ = shutdown(self.as_fd(), Shutdown::Both); // it fails where the peer was faster
     }
 }
 
-impl Drop for Mailbox {
-    fn drop(&mut self) {
-        descriptors::empty(self.socket.as_fd(), &self.closer);
+impl AsFd for Mailbox {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.get_ref().as_fd()
     }
 }

@@ -13,17 +13,14 @@ use std::{
     task::{Context, Poll},
 };
 
-use rustix::{
-    fd::{AsFd, OwnedFd},
-    io::Errno,
-};
+use rustix::{fd::AsFd, io::Errno};
 
 use super::mailbox::Mailbox;
 use crate::{
     error::LinkEnd,
     link::{
         EncodeFault,
-        descriptors::{self, Descriptors, Unread},
+        descriptors::{self, Apart, Closer, Descriptors, Unread},
     },
 };
 
@@ -48,8 +45,9 @@ pub(super) enum Unpassed {
 impl Passage {
     /// A passage on which `under_way` descriptors may be under way, but for a single message, and of which `unclosed`, that
     /// nobody took, may wait to be closed. To be called within a runtime.
-    pub(super) fn new(socket: OwnedFd, under_way: usize, unclosed: usize) -> io::Result<Self> {
-        Ok(Passage { socket: Mailbox::new(socket, unclosed)?, unread: Unread::new(under_way) })
+    pub(super) fn new(socket: Apart, under_way: usize, unclosed: usize) -> io::Result<Self> {
+        let socket = Mailbox::new(socket.into_inner(), Closer::new(unclosed))?;
+        Ok(Passage { socket, unread: Unread::new(under_way) })
     }
 
     /// Sends the descriptors of one message, if it has any. One system call, which does not wait, and one more each time

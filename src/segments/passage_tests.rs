@@ -11,7 +11,8 @@ use adjoin_shm_layout::Geometry;
 
 use crate::{
     link::{
-        Body, EncodeFault, Encoder, Head, Message, Parts, SendFault, Sink, descriptors::Descriptors,
+        Body, EncodeFault, Encoder, Head, Message, Parts, SendFault, Sink,
+        descriptors::{Apart, Descriptors},
         testing::DATA,
     },
     segments::{handshake::descriptor_sockets, pair_for_test, passage::Passage},
@@ -169,7 +170,7 @@ async fn handles_on_a_process_that_a_peer_has_the_system_add_are_closed() {
         libc::setsockopt(ours.as_raw_fd(), libc::SOL_SOCKET, SO_PASSPIDFD, on, len)
     };
     assert_eq!(set, 0, "{}", std::io::Error::last_os_error());
-    let passage = Passage::new(ours, 64, 64).unwrap();
+    let passage = Passage::new(Apart::new(ours, None), 64, 64).unwrap();
     let (reads, writes) = pipe().unwrap();
     for count in [1, 2, 3, 64].into_iter().cycle().take(1000) {
         let carried = vec![writes.as_fd(); count];

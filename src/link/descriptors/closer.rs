@@ -3,7 +3,11 @@
 //! Not the one who receives: the last close of what a stranger has made may wait for as long as he likes, as that of a
 //! socket that lingers, or of a file whose file system he serves himself. And not the runtime, whose threads are the
 //! application's, and which waits for them when it is dropped. So each link has a thread for it, while there is something
-//! to close: a peer that holds it up has held up its own link's.
+//! to close: a peer that holds it up has held up its own link's. Nobody waits for that thread: it may outlive its link, for as
+//! long as the peer likes.
+//!
+//! What remains: of descriptors that this process may not have, since it has as many as it may, the system lets go in the
+//! call that receives them.
 
 use std::{
     collections::VecDeque,
@@ -44,14 +48,11 @@ impl Closer {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Closes descriptors, soon. A thread is started if none is at it; where none can be, they are closed here.
-    pub(crate) fn close(self: &Arc<Self>, mut descriptors: VecDeque<Fd>) {
-        if descriptors.is_empty() {
-            return;
-        }
+    /// Closes descriptors, soon. A thread is started if none is at it; where none can be, they wait for the next time.
+    pub(crate) fn close(self: &Arc<Self>, descriptors: impl IntoIterator<Item = Fd>) {
         let mut state = self.lock();
-        state.waiting.append(&mut descriptors);
-        if state.since.is_some() {
+        state.waiting.extend(descriptors);
+        if state.since.is_some() || state.waiting.is_empty() {
             return;
         }
         state.since = Some(Instant::now());
@@ -59,7 +60,7 @@ impl Closer {
         let closer = Arc::clone(self);
         let started = thread::Builder::new().name("adjoin-close".into()).spawn(move || closer.run());
         if started.is_err() {
-            self.run();
+            self.lock().since = None;
         }
     }
 

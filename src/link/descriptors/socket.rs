@@ -11,7 +11,7 @@ use rustix::{
     fd::{BorrowedFd, FromRawFd, OwnedFd},
     net::{
         RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-        SendAncillaryMessage, SendFlags, Shutdown, recvmsg, sendmsg, shutdown,
+        SendAncillaryMessage, SendFlags, recvmsg, sendmsg, sockopt,
     },
 };
 
@@ -69,11 +69,11 @@ pub(crate) fn receive(
     bytes: &mut [u8],
     closer: &Arc<Closer>,
 ) -> io::Result<Received> {
-    let mut space = [MaybeUninit::uninit(); SPACE];
+    let mut space = Space([MaybeUninit::uninit(); SPACE]);
     if end == End::Shared {
-        space.fill(MaybeUninit::new(0));
+        space.0.fill(MaybeUninit::new(0));
     }
-    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space.0);
     let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
     let got = recvmsg(socket, &mut [IoSliceMut::new(bytes)], &mut ancillary, flags)?;
     let rights = ancillary.drain().filter_map(|message| match message {
@@ -86,34 +86,30 @@ pub(crate) fn receive(
     if end == End::Shared {
         // SAFETY: initialised: each byte was before, and the system writes bytes. In bounds, aligned: the slice is of
         // bytes, and as long. Alone: what borrowed it is dropped.
-        let space = unsafe { std::slice::from_raw_parts(space.as_ptr().cast::<u8>(), SPACE) };
+        let space = unsafe { std::slice::from_raw_parts(space.0.as_ptr().cast::<u8>(), SPACE) };
         unasked_for(space).for_each(drop);
     }
     Ok(Received { bytes, descriptors, lost })
 }
 
-/// Takes what is left in a socket that is about to be closed, and lets nothing more come. Else the close of the socket
-/// would be that of what a stranger has put into it, see [`Closer`]. Two system calls, and one for each piece that is left.
-pub(crate) fn empty(socket: BorrowedFd<'_>, closer: &Arc<Closer>) {
-    let _ = shutdown(socket, Shutdown::Read); // it fails for one that is not connected any more
-    let (mut room, mut failed) = ([0; 4096], false);
-    loop {
-        match receive(socket, End::Shared, &mut room, closer) {
-            Ok(received) if received.bytes > 0 || !received.descriptors.is_empty() => {}
-            // Said once, by a peer that has closed its end with something of ours in it.
-            Err(_) if !failed => failed = true,
-            _ => return,
-        }
-    }
+/// Prepares a stream socket that a stranger has the other end of: what he sends out of band comes with everything else. Else
+/// the system would skip it, and let go of its descriptors in the call that reads what comes behind.
+pub(crate) fn adopt(socket: BorrowedFd<'_>) {
+    // It fails for what is no stream, which has nothing out of band.
+    let _ = sockopt::set_socket_oobinline(socket, true);
 }
+
+/// Room that begins where messages of the system may.
+#[repr(align(8))]
+struct Space([MaybeUninit<u8>; SPACE]);
 
 /// Room for as many descriptors as can come at once.
 const SPACE: usize = rustix::cmsg_space!(ScmRights(MOST_DESCRIPTORS));
 
 /// Takes what the system has added of itself, and nobody else knows of: handles on the sender's process (`SCM_PIDFD`).
-/// `space` had only zeros in it before it was received into.
+/// `space` had only zeros in it before it was received into, and begins where messages of the system may.
 fn unasked_for(space: &[u8]) -> impl Iterator<Item = OwnedFd> {
-    let mut at = space.as_ptr().align_offset(ALIGN);
+    let mut at = 0_usize;
     std::iter::from_fn(move || {
         loop {
             let head = space.get(at..)?;

@@ -14,7 +14,9 @@ mod socket;
 
 use std::collections::VecDeque;
 
-pub(super) use self::socket::{Passage, Waits, carries, empty, poll_read, poll_room, refused, try_write};
+pub(super) use self::socket::{
+    Passage, Waits, adopt, carries, duplicate, poll_read, poll_room, refused, try_write,
+};
 use crate::{
     error::LinkEnd,
     link::{

@@ -16,13 +16,13 @@ use tokio::{
 use super::{
     carried::{self, Inbox},
     end_of,
+    retire::Retired,
 };
 use crate::{
     error::{LinkEnd, Violation},
     link::{
         ChannelRef, Limits, Receiver, Sink,
         codec::{decode_message, message_limit, oversize},
-        descriptors::Closer,
         frame::{Deframer, FrameFault},
     },
     settings::{Settings, Waiting},
@@ -39,8 +39,8 @@ pub(super) struct StreamReceiver<R: 'static> {
     read: u64,
     /// The descriptors that arrived.
     carried: Inbox,
-    /// Who closes those that nobody takes.
-    closer: Arc<Closer>,
+    /// Who closes those that nobody takes, and the socket. Dropped after the reader.
+    retired: Arc<Retired>,
     /// Scratch of one message.
     channels: Vec<ChannelRef>,
     max_payload_size: u32,
@@ -54,13 +54,14 @@ pub(super) struct StreamReceiver<R: 'static> {
 }
 
 impl<R: 'static> StreamReceiver<R> {
-    pub(super) fn new(reader: R, settings: &Settings) -> Self {
+    pub(super) fn new(reader: R, settings: &Settings, retired: Arc<Retired>) -> Self {
+        carried::adopt(&reader);
         StreamReceiver {
             reader,
             deframer: Deframer::new(message_limit(settings.max_payload_size)),
             read: 0,
             carried: Inbox::default(),
-            closer: Closer::new(settings.max_held_descriptors as usize),
+            retired,
             channels: Vec::new(),
             max_payload_size: settings.max_payload_size,
             greeted: false,
@@ -161,7 +162,9 @@ impl<R: AsyncRead + Unpin + 'static> StreamReceiver<R> {
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<io::Result<usize>, LinkEnd>> {
         let room = self.deframer.room();
         let into = (&mut *room, self.read);
-        if let Some(read) = carried::poll_read(&self.reader, cx, into, &mut self.carried, &self.closer) {
+        if let Some(read) =
+            carried::poll_read(&self.reader, cx, into, &mut self.carried, &self.retired.closer)
+        {
             return read;
         }
         let mut room = ReadBuf::new(room);
@@ -172,7 +175,7 @@ impl<R: AsyncRead + Unpin + 'static> StreamReceiver<R> {
 
 impl<R: 'static> Drop for StreamReceiver<R> {
     fn drop(&mut self) {
-        carried::empty(&self.reader, &self.closer);
+        self.retired.retire(&self.reader);
     }
 }
 

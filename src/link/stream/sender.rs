@@ -7,6 +7,7 @@
 use std::{
     io,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -19,6 +20,7 @@ use tokio::{
 use super::{
     carried::{self, Passage, Waits},
     end_of,
+    retire::Retired,
 };
 use crate::{
     error::LinkEnd,
@@ -33,8 +35,10 @@ use crate::{
 };
 
 /// Buffers frames for a writer.
-pub(super) struct StreamSender<W> {
+pub(super) struct StreamSender<W: 'static> {
     writer: W,
+    /// Dropped after the writer.
+    retired: Arc<Retired>,
     /// Whole frames; the first `written` bytes have been written.
     buffer: Vec<u8>,
     written: usize,
@@ -67,11 +71,12 @@ pub(super) struct StreamSender<W> {
 /// for that at the latest when it looks whether this is over.
 const RESPITE: Duration = Duration::from_millis(20);
 
-impl<W> StreamSender<W> {
+impl<W: 'static> StreamSender<W> {
     /// To be created inside of a runtime.
-    pub(super) fn new(writer: W, settings: &Settings) -> Self {
+    pub(super) fn new(writer: W, settings: &Settings, retired: &Arc<Retired>) -> Self {
         StreamSender {
             writer,
+            retired: Arc::clone(retired),
             buffer: Vec::new(),
             written: 0,
             passage: Passage::new((settings.max_descriptors as usize).min(MOST_DESCRIPTORS)),
@@ -245,6 +250,12 @@ impl<W: 'static> StreamSender<W> {
     fn wait(&mut self, waits: Waits) -> SendFault {
         self.waits = Some(waits);
         self.full(usize::MAX)
+    }
+}
+
+impl<W: 'static> Drop for StreamSender<W> {
+    fn drop(&mut self) {
+        self.retired.retire(&self.writer);
     }
 }
 

@@ -3,6 +3,7 @@
 use std::{
     future::Future,
     pin::Pin,
+    sync::Mutex,
     task::{Context, Waker},
     time::{Duration, Instant},
 };
@@ -16,6 +17,7 @@ use crate::{
     rpc::{
         clock::now,
         errors::{Obstacle, Refusal, sort},
+        waiters::lock,
     },
     settings::Settings,
 };
@@ -25,12 +27,34 @@ pub(crate) struct DescriptorLimits {
     /// Of one message; 0 on a link that carries none.
     each: usize,
     timeout: Duration,
+    /// When the system was asked last by a message that waits for it.
+    asked: Mutex<Option<Instant>>,
 }
 
 impl DescriptorLimits {
     pub(crate) fn new(settings: &Settings, carried: bool) -> Self {
         let each = if carried { (settings.max_descriptors as usize).min(MOST_DESCRIPTORS) } else { 0 };
-        DescriptorLimits { each, timeout: settings.descriptor_timeout }
+        DescriptorLimits { each, timeout: settings.descriptor_timeout, asked: Mutex::default() }
+    }
+
+    /// The system is asked now.
+    fn asked(&self) {
+        *lock(&self.asked) = Some(now());
+    }
+
+    /// Whether the system may be asked again: it is, then.
+    fn may_ask(&self) -> bool {
+        let (mut asked, now) = (lock(&self.asked), now());
+        let may = asked.is_none_or(|asked| now.saturating_duration_since(asked) >= PAUSE);
+        if may {
+            *asked = Some(now);
+        }
+        may
+    }
+
+    /// It has passed some: the next may be asked for at once.
+    pub(crate) fn passed(&self) {
+        *lock(&self.asked) = None;
     }
 
     /// Whether messages carry any.
@@ -73,23 +97,37 @@ impl Hub {
     }
 }
 
-/// A wait for the system to pass descriptors again. It tells nobody, so that it is asked again and again.
+/// A wait for the system to pass descriptors again. It tells nobody, so that it is asked again and again; by one message of
+/// a link at a time, since each asks with all that it has.
 pub(super) struct Crowd {
     since: Instant,
     again: Pin<Box<Sleep>>,
 }
 
-/// How long to wait before the system is asked again.
+/// How long to wait before the system is asked again, by whichever message of the link.
 const PAUSE: Duration = Duration::from_millis(5);
 
 impl Crowd {
     pub(super) fn new(hub: &Hub) -> Self {
+        hub.descriptors.asked();
         Crowd { since: now(), again: pause(hub) }
     }
 
     pub(super) fn patience(&self, hub: &Hub) -> Patience {
         let over = now().saturating_duration_since(self.since) >= hub.descriptors.timeout;
         if over { Patience::Over } else { Patience::Left }
+    }
+
+    /// Whether it is too early to ask again. The task is woken when it is not.
+    pub(super) fn goes_on(&mut self, hub: &Hub, waker: &Waker) -> bool {
+        if self.again.as_mut().poll(&mut Context::from_waker(waker)).is_pending() {
+            return true;
+        }
+        let early = matches!(self.patience(hub), Patience::Left) && !hub.descriptors.may_ask();
+        if early {
+            self.wait(hub, waker);
+        }
+        early
     }
 
     /// Wakes a task when it is time to ask again.

@@ -32,10 +32,18 @@ impl Hub {
         place: &mut Place,
         mut attempt: impl FnMut(Patience) -> Result<T, Obstacle<E>>,
     ) -> Poll<Result<T, E>> {
+        if place.waits_out_crowd(self, cx.waker()) {
+            return Poll::Pending;
+        }
         let mut waits_for = None;
         loop {
             let blocked = match attempt(place.patience(self)) {
-                Ok(done) => return Poll::Ready(Ok(done)),
+                Ok(done) => {
+                    if place.crowd.is_some() {
+                        self.descriptors.passed();
+                    }
+                    return Poll::Ready(Ok(done));
+                }
                 Err(Obstacle::Final(error)) => return Poll::Ready(Err(error)),
                 Err(Obstacle::Blocked(blocked)) => blocked,
             };
@@ -43,6 +51,9 @@ impl Hub {
                 return Poll::Pending;
             }
             self.wait_for(blocked, place, cx.waker());
+            if blocked == Blocked::Crowded {
+                return Poll::Pending; // nobody tells when that is over: it is tried again in a while
+            }
             waits_for = Some(blocked);
         }
     }
@@ -122,7 +133,7 @@ impl Hub {
     }
 
     /// Has the driver look again after a while. An allocation and a task, while the system is short of memory.
-    fn retry_later(&self) {
+    pub(crate) fn retry_later(&self) {
         let driver = self.driver_waker();
         self.runtime.spawn(async move {
             tokio::time::sleep(RETRY).await;
@@ -187,6 +198,7 @@ impl Place {
             }
             taken => taken.as_ref().map(|(_, _, ticket)| *ticket),
         };
+        self.crowd = None; // the system took them, or was not asked
         let (ticket, renewed) = lock(hub.queue(wanted)).wait(known, waker);
         drop(renewed); // outside of the lock
         self.taken = Some((Arc::clone(hub), wanted, ticket));
@@ -195,6 +207,12 @@ impl Place {
     #[inline]
     fn patience(&self, hub: &Hub) -> Patience {
         self.crowd.as_ref().map_or(Patience::Left, |crowd| crowd.patience(hub))
+    }
+
+    /// Whether it is too early to ask the system again, for this task or for all of the link's. The task is woken later.
+    #[inline]
+    fn waits_out_crowd(&mut self, hub: &Hub, waker: &Waker) -> bool {
+        self.crowd.as_mut().is_some_and(|crowd| crowd.goes_on(hub, waker))
     }
 
     #[cold]

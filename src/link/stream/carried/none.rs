@@ -11,7 +11,7 @@ use crate::{
     error::LinkEnd,
     link::{
         EncodeFault,
-        descriptors::{Closer, Descriptors},
+        descriptors::{Closer, Descriptors, Fd},
     },
 };
 
@@ -72,5 +72,10 @@ pub(in super::super) fn poll_read<R: 'static>(
     None
 }
 
-/// Takes what is left in the socket.
-pub(in super::super) fn empty<R: 'static>(_: &R, _: &Arc<Closer>) {}
+/// Prepares the socket of a half that carries descriptors: there is none.
+pub(in super::super) fn adopt<R: 'static>(_: &R) {}
+
+/// Another descriptor for the socket of a half that carries some.
+pub(in super::super) fn duplicate<H: 'static>(_: &H) -> Option<Fd> {
+    None
+}

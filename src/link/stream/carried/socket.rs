@@ -3,7 +3,7 @@
 use std::{
     any::Any,
     io,
-    os::fd::AsFd,
+    os::fd::{AsFd, OwnedFd},
     sync::Arc,
     task::{Context, Poll, ready},
 };
@@ -166,9 +166,16 @@ fn poll_receive(
     }
 }
 
-/// Takes what is left in the socket, if the half carries descriptors, and lets nothing more come.
-pub(in super::super) fn empty<R: 'static>(reader: &R, closer: &Arc<Closer>) {
+/// Prepares the socket of a half that carries descriptors.
+pub(in super::super) fn adopt<R: 'static>(reader: &R) {
     if let Some(socket) = socket(reader) {
-        descriptors::empty(socket.as_fd(), closer);
+        descriptors::adopt(socket.as_fd());
     }
+}
+
+/// Another descriptor for the socket of a half that carries some, for which nothing more comes.
+pub(in super::super) fn duplicate<H: 'static>(half: &H) -> Option<OwnedFd> {
+    let socket = socket(half)?.as_fd();
+    let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Read); // it fails where the peer was faster
+    socket.try_clone_to_owned().ok() // if this process may have no more, the system closes what is left with the socket
 }
