@@ -17,6 +17,7 @@ use crate::strict;
 pub struct Settings {
     pub(crate) max_payload_size: u32,
     pub(crate) initial_channel_credit: u32,
+    pub(crate) window_growth: u32,
     pub(crate) max_concurrent_requests: u32,
     pub(crate) max_request_bytes: u64,
     pub(crate) max_connections: u32,
@@ -42,6 +43,7 @@ impl Default for Settings {
         Settings {
             max_payload_size: 64 << 20,
             initial_channel_credit: 64 << 10,
+            window_growth: 4 << 20,
             max_concurrent_requests: 4096,
             max_request_bytes: 256 << 20,
             max_connections: 1024,
@@ -76,9 +78,23 @@ impl Settings {
     }
 
     /// The bytes that a sender may be ahead of the application that reads the channel. Default: 64 KiB. The
-    /// lower of both peers' values holds; on shared memory the host's does.
+    /// lower of both peers' values holds; on shared memory the host's does. Elsewhere it is what a channel begins with, and
+    /// [may grow](Settings::window_growth).
     pub fn initial_channel_credit(mut self, bytes: u32) -> Self {
         self.initial_channel_credit = bytes;
+        self
+    }
+
+    /// Byte streams and the in-process link: the bytes by which windows of streams that this side receives may grow beyond
+    /// the [initial one](Settings::initial_channel_credit), all of the link's together. Default: 4 MiB; a single window
+    /// grows by a quarter of that at most.
+    ///
+    /// A window grows while its reader takes all that comes and the sender still waits for credit: then it is the window that
+    /// makes the stream slow. It stays as wide until the stream ends. So what may wait here for readers that do not read any
+    /// more is bounded: for each channel that is open the initial window, for all of them together this much more, and of
+    /// either a quarter, which is granted ahead. With 0 no window grows.
+    pub fn window_growth(mut self, bytes: u32) -> Self {
+        self.window_growth = bytes;
         self
     }
 

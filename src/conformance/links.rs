@@ -84,6 +84,7 @@ pub(super) fn settings() -> Settings {
     Settings::default()
         .max_payload_size(MAX_PAYLOAD)
         .initial_channel_credit(WINDOW)
+        .window_growth(0)
         .ring_bytes(1 << 18)
         .channel_slots(64)
         .handshake_timeout(PATIENCE)

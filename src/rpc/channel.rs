@@ -35,6 +35,7 @@ use super::{
     connection::Connection,
     elements::Elements,
     errors::Refusal,
+    growth::Growth,
     hub::Hub,
     waiters::{Queue, lock, wake_all},
 };
@@ -68,10 +69,13 @@ pub(crate) struct Remote {
     pub(crate) own: bool,
     /// What our sender may send.
     pub(crate) credit: SendWindow,
+    /// By how many bytes the window of our reader is wider than `window`.
+    pub(crate) growth: Growth,
 }
 
 impl Drop for Remote {
     fn drop(&mut self) {
+        self.hub.growth.give_back(&self.growth);
         if !self.own {
             self.hub.theirs_gone();
         }
@@ -154,7 +158,8 @@ impl Channel {
         let credit = SendWindow::new(window);
         let hub = Arc::clone(connection.hub());
         hub.theirs_opened(); // and gone with the `Remote`
-        let _ = channel.remote.set(Remote { hub, conn, reference, window, own: false, credit });
+        let growth = Growth::default();
+        let _ = channel.remote.set(Remote { hub, conn, reference, window, own: false, credit, growth });
         lock(&channel.state).keeps = Some(connection);
         Arc::new(channel)
     }
@@ -353,7 +358,16 @@ impl Channel {
     /// lock: after its end a channel's slot may belong to another one.
     pub(crate) fn report_taken(&self, taken: usize) -> Option<Grant> {
         let mut state = lock(&self.state);
-        let grant = state.report(taken)?;
+        state.report(taken);
+        if let Some(remote) = self.remote.get()
+            && state.way == Way::Receiving
+        {
+            let wanted = state.window.wanted();
+            if wanted > 0 {
+                state.window.widen(remote.hub.growth.take(&remote.growth, wanted));
+            }
+        }
+        let grant = state.window.grant()?;
         if state.way == Way::Local || state.way == Way::Sending {
             let wakers = state.writers.take();
             drop(state);
@@ -390,10 +404,10 @@ impl State {
         self.window.make_exact();
     }
 
-    fn report(&mut self, taken: usize) -> Option<Grant> {
+    fn report(&mut self, taken: usize) {
         let before = self.uncredited.min(taken as u64);
         self.uncredited -= before;
-        self.window.taken(taken - before as usize)
+        self.window.taken(taken - before as usize);
     }
 }
 

@@ -86,6 +86,7 @@ impl Connection {
             interrupt: parts.interrupt,
             runtime: runtime.clone(),
             channels,
+            window_growth: settings.window_growth,
             root: Arc::clone(&root),
             on_connect: options.on_connect.clone(),
             introspection: options.introspection,

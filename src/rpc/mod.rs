@@ -41,6 +41,7 @@ mod driver;
 mod elements;
 pub(crate) mod errors;
 mod forward;
+mod growth;
 mod handler;
 mod hub;
 pub(crate) mod incoming;

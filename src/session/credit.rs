@@ -77,7 +77,8 @@ impl SendWindow {
 }
 
 /// What the receiver of a channel has granted and got. Invariants: `taken <= received <= granted`, and
-/// `granted <= taken + window + window / 4`.
+/// `granted <= taken + window + window / 4`. The window is the initial one and by how much it was
+/// [widened](ReceiveWindow::widen).
 ///
 /// Grants aim a quarter of the window beyond the window itself, so that what is not worth a grant yet is
 /// never missing: a sender whose receiver has taken everything has a whole window, and the largest element
@@ -90,6 +91,8 @@ pub(crate) struct ReceiveWindow {
     granted: u64,
     taken: u64,
     exact: bool,
+    /// What arrived last left the sender without credit for as much again, or with little.
+    pressed: bool,
 }
 
 /// More credit to give: the new total, and how much that is more than before.
@@ -102,7 +105,7 @@ pub(crate) struct Grant {
 impl ReceiveWindow {
     pub(crate) fn new(window: u32) -> Self {
         let window = u64::from(window);
-        ReceiveWindow { window, received: 0, granted: window, taken: 0, exact: false }
+        ReceiveWindow { window, received: 0, granted: window, taken: 0, exact: false, pressed: false }
     }
 
     /// From now on no more than one window waits to be taken, at the price of a grant whenever all was taken.
@@ -122,14 +125,31 @@ impl ReceiveWindow {
             return Err((received, self.granted));
         }
         self.received = received;
+        self.pressed = self.room() < (self.window / GRANT_STEPS).max(len as u64);
         Ok(())
     }
 
-    /// The application took `len` bytes out. In steps of a quarter of the window, credit goes back: the
-    /// sender stays busy, and grants stay rare.
-    pub(crate) fn taken(&mut self, len: usize) -> Option<Grant> {
+    /// By how much the window should be wider: once more what it is, if it is the window that the sender waits for, and
+    /// not the reader. Then the sender has used up its credit, and the reader has taken all of it.
+    pub(crate) fn wanted(&self) -> u64 {
+        if self.pressed && self.outstanding() == 0 && !self.exact { self.window } else { 0 }
+    }
+
+    /// Makes the window wider; the credit for that goes with the next grant.
+    pub(crate) fn widen(&mut self, bytes: u64) {
+        self.window += bytes;
+        self.pressed = false;
+    }
+
+    /// The application took `len` bytes out.
+    pub(crate) fn taken(&mut self, len: usize) {
         self.taken += len as u64;
         debug_assert!(self.taken <= self.received, "taken before it was received");
+    }
+
+    /// Gives credit back for what was taken, in steps of a quarter of the window: the sender stays busy, and grants stay
+    /// rare.
+    pub(crate) fn grant(&mut self) -> Option<Grant> {
         let step = self.window / GRANT_STEPS;
         let beyond = if self.exact { 0 } else { step };
         let more = (self.taken + self.window + beyond).saturating_sub(self.granted);
@@ -162,6 +182,13 @@ const GRANT_STEPS: u64 = 4;
 mod tests {
     use super::*;
 
+    impl ReceiveWindow {
+        fn give_back(&mut self, len: usize) -> Option<Grant> {
+            self.taken(len);
+            self.grant()
+        }
+    }
+
     #[test]
     fn an_exact_window_is_never_exceeded_and_whole_when_all_was_taken() {
         let mut window = ReceiveWindow::new(100);
@@ -169,13 +196,13 @@ mod tests {
         let mut granted = 100;
         for len in [100, 1, 99, 24, 1, 75, 3] {
             window.received(len).unwrap();
-            let grant = window.taken(len).expect("all was taken");
+            let grant = window.give_back(len).expect("all was taken");
             granted += u64::from(grant.more);
             assert_eq!((grant.total, grant.total), (granted, window.received + 100));
         }
         window.received(100).unwrap();
-        assert_eq!(window.taken(24), None, "less than a quarter, and not all");
-        assert_eq!(window.taken(1).map(|grant| grant.more), Some(25));
+        assert_eq!(window.give_back(24), None, "less than a quarter, and not all");
+        assert_eq!(window.give_back(1).map(|grant| grant.more), Some(25));
     }
 
     #[test]
@@ -216,9 +243,9 @@ mod tests {
         let mut window = ReceiveWindow::new(100);
         window.received(100).unwrap();
         assert_eq!(window.received(1), Err((101, 100)));
-        assert_eq!(window.taken(1), Some(Grant { total: 126, more: 26 }));
-        assert_eq!(window.taken(24), None);
-        assert_eq!(window.taken(1), Some(Grant { total: 151, more: 25 }));
+        assert_eq!(window.give_back(1), Some(Grant { total: 126, more: 26 }));
+        assert_eq!(window.give_back(24), None);
+        assert_eq!(window.give_back(1), Some(Grant { total: 151, more: 25 }));
         window.received(51).unwrap();
     }
 
@@ -230,7 +257,7 @@ mod tests {
             assert!(granted - sent >= 64, "{granted} granted, {sent} sent, all taken");
             sent += len as u64;
             window.received(len).unwrap();
-            granted = window.taken(len).map_or(granted, |grant| grant.total);
+            granted = window.give_back(len).map_or(granted, |grant| grant.total);
         }
     }
 
@@ -241,7 +268,31 @@ mod tests {
         window.received(50).unwrap();
         window.stretch(50);
         assert!(window.received(1).is_err());
-        assert_eq!(window.taken(50), Some(Grant { total: 62, more: 12 }));
+        assert_eq!(window.give_back(50), Some(Grant { total: 62, more: 12 }));
+    }
+
+    #[test]
+    fn a_window_wants_to_be_wider_when_it_is_what_the_sender_waits_for() {
+        let mut window = ReceiveWindow::new(100);
+        window.received(70).unwrap();
+        window.taken(70);
+        assert_eq!(window.wanted(), 100, "another one of 70 bytes cannot go");
+        window.grant().unwrap();
+        window.received(60).unwrap();
+        window.taken(60);
+        assert_eq!(window.wanted(), 0, "another one of 60 bytes can go");
+        window.received(65).unwrap();
+        window.taken(60);
+        assert_eq!(window.wanted(), 0, "the reader is behind");
+        window.taken(5);
+        assert_eq!(window.wanted(), 100, "all of its credit is used up");
+        window.widen(100);
+        assert_eq!(window.wanted(), 0, "until it has used up that, too");
+        assert_eq!(window.grant().map(|grant| grant.total), Some(195 + 200 + 50));
+        window.make_exact();
+        window.received(250).unwrap();
+        window.taken(250);
+        assert_eq!(window.wanted(), 0, "it has to keep to what it is");
     }
 
     #[test]
@@ -250,7 +301,7 @@ mod tests {
         let mut total = 0;
         for _ in 0..8 {
             window.received(1 << 30).unwrap();
-            total = window.taken(1 << 30).unwrap().total;
+            total = window.give_back(1 << 30).unwrap().total;
         }
         assert_eq!(total, (9 << 30) + (1 << 28));
     }

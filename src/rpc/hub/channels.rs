@@ -11,6 +11,7 @@ use crate::{
     rpc::{
         channel::{Passed, Remote},
         connection::Connection,
+        growth::Growth,
         scope::Bound,
         tx::pump,
         waiters::{lock, wake_all},
@@ -131,7 +132,15 @@ impl Hub {
             table.open(reference.slot, u64::from(window));
         }
         let credit = SendWindow::new(window);
-        let remote = Remote { hub: Arc::clone(self), conn, reference, window, own: true, credit };
+        let remote = Remote {
+            hub: Arc::clone(self),
+            conn,
+            reference,
+            window,
+            own: true,
+            credit,
+            growth: Growth::default(),
+        };
         let Bound { pass, half, unread, .. } = bound;
         let Some(channel) = pass.used() else { return };
         match channel.passed(half, remote, connection.clone(), unread) {

@@ -42,6 +42,7 @@ use super::{
     connect::Connecting,
     elements::Elements,
     errors::Refusal,
+    growth::Allowance,
     handler::Handler,
     incoming::OnConnect,
     method::Method,
@@ -85,6 +86,8 @@ pub(crate) struct Hub {
     lending: RwLock<Option<Arc<dyn Lending>>>,
     pub(crate) interrupt: Option<Arc<dyn Interrupt>>,
     places: Places,
+    /// By how much windows may grow.
+    pub(crate) growth: Allowance,
     /// Who waits for room in the link.
     pub(crate) room: Mutex<Queue>,
     /// Who waits for one of the link's channels to become free.
@@ -135,6 +138,8 @@ pub(crate) struct HubParts {
     pub(crate) interrupt: Option<Arc<dyn Interrupt>>,
     pub(crate) runtime: Handle,
     pub(crate) channels: ChannelLimits,
+    /// By how many bytes the windows of streams may grow, where credit is granted by messages.
+    pub(crate) window_growth: u32,
     pub(crate) root: Arc<ConnectionState>,
     pub(crate) on_connect: Option<Arc<OnConnect>>,
     pub(crate) introspection: bool,
@@ -142,6 +147,7 @@ pub(crate) struct HubParts {
 
 impl Hub {
     pub(crate) fn new(parts: HubParts) -> Arc<Self> {
+        let growth = if parts.credit.is_some() { 0 } else { parts.window_growth };
         let hub = Arc::new(Hub {
             limits: parts.limits,
             max_nesting: parts.max_nesting,
@@ -154,6 +160,7 @@ impl Hub {
             lending: RwLock::new(parts.lending),
             interrupt: parts.interrupt,
             places: Places::new(parts.channels),
+            growth: Allowance::new(growth.into()),
             room: Mutex::default(),
             slots: Mutex::default(),
             loans: Mutex::default(),

@@ -14,6 +14,7 @@
 //! | `peer` | a peer that writes messages of its own to a link within the process |
 //! | `role`, `waits` | parts of a link that answer as the test wants |
 //! | `segment` | a peer on shared memory that handles its credit itself |
+//! | `windows` | a peer that uses up all of its credit, again and again |
 //! | `simulation` | this library, over links on which all is left to chance |
 //!
 //! Every runtime here has one thread: between two awaits of a test none of its tasks does anything. Each test
@@ -38,6 +39,7 @@ mod role;
 mod segment;
 mod simulation;
 mod waits;
+mod windows;
 
 use std::{
     future::Future,

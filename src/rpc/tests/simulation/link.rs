@@ -48,6 +48,8 @@ pub(super) struct Wire {
     /// Which of the world's links it is.
     pub(super) index: usize,
     pub(super) limits: Limits,
+    /// By how many bytes either side lets windows grow.
+    pub(super) growth: u32,
     pipes: [Pipe; 2],
     pub(super) notary: Mutex<Notary>,
     table: Option<Arc<Table>>,
@@ -143,13 +145,15 @@ impl Wire {
     pub(super) fn new(world: Arc<World>, index: usize) -> Arc<Self> {
         let window = pick(&[16, 64, 300, 1500, 9000]);
         let payload = pick(&[300, 2000, 20_000]).max(window);
+        let growth = pick(&[0, window, 20 * window]);
         let table = one_in(3).then(|| Table::new(pick(&[2, 4, 16, 200])));
         let pipe = || Pipe { manner: Manner::random(), state: Mutex::default(), published: Notify::new() };
         let wire = Arc::new(Wire {
             index,
             limits: Limits { max_payload_size: payload, initial_channel_credit: window },
             pipes: [pipe(), pipe()],
-            notary: Mutex::new(Notary::new(window.into(), table.clone())),
+            notary: Mutex::new(Notary::new(window.into(), growth.into(), table.clone())),
+            growth,
             table,
             shared: one_in(2),
             hubs: OnceLock::new(),
@@ -157,7 +161,10 @@ impl Wire {
         });
         wire.world.note(|| {
             let table = wire.table.as_ref().map(|table| table.capacity());
-            format!("link {index}: {:?}, table {table:?}, shared {}", wire.limits, wire.shared)
+            format!(
+                "link {index}: {:?}, growth {growth}, table {table:?}, shared {}",
+                wire.limits, wire.shared
+            )
         });
         for from in [0, 1] {
             let manner = wire.pipes[from].manner;

@@ -15,6 +15,8 @@ use crate::{
 pub(super) struct Notary {
     /// Bytes that a fresh channel may carry.
     window: u64,
+    /// By how many bytes either side may widen windows, all together.
+    growth: u64,
     table: Option<Arc<Table>>,
     connections: BTreeMap<u64, Connection>,
     /// Connects, by the side that asks, and whether they were answered.
@@ -70,9 +72,9 @@ fn rule(holds: bool, what: &str) -> Checked {
 }
 
 impl Notary {
-    pub(super) fn new(window: u64, table: Option<Arc<Table>>) -> Self {
+    pub(super) fn new(window: u64, growth: u64, table: Option<Arc<Table>>) -> Self {
         let root = Connection { known: [true; 2], ..Connection::default() };
-        Notary { window, table, connections: [(0, root)].into(), connects: Default::default() }
+        Notary { window, growth, table, connections: [(0, root)].into(), connects: Default::default() }
     }
 
     /// The calls whose answers were handed out, by the ledger's numbers, and how they went.
@@ -143,7 +145,27 @@ impl Notary {
         let Some(open) = self.connections.get_mut(&conn_id) else { return Err("no such connection".into()) };
         rule(open.known[from], "it does not know of the connection yet")?;
         rule(!open.over[from], "it said goodbye to the connection before")?;
-        open.sent(from, message, self.window, self.table.as_deref())
+        open.sent(from, message, self.window, self.table.as_deref())?;
+        if let Head::Credit { channel_id, .. } = message.head {
+            let growth = self.growth / 4;
+            rule(
+                open.channel(channel_id)?.ahead() <= growth + (self.window + growth) / 4,
+                "more credit than was taken, and than one window may grow by",
+            )?;
+        }
+        self.check_growth(from)
+    }
+
+    /// What a side has granted ahead of what it was sent, on all channels together.
+    fn check_growth(&self, from: usize) -> Checked {
+        let all = self.connections.values().flat_map(|open| open.channels.values());
+        let open = all.filter(|channel| channel.feeder == Some(other(from)) && channel.ended == [false; 2]);
+        let (mut ahead, mut most) = (0, self.growth + self.growth / 4);
+        for channel in open {
+            ahead += channel.ahead();
+            most += self.window / 4;
+        }
+        rule(ahead <= most, "more credit than was taken, and than all windows may grow by")
     }
 
     fn answer_connect(&mut self, from: usize, request_id: u64) -> Checked {
@@ -249,7 +271,7 @@ impl Connection {
                 let channel = self.channel(channel_id)?;
                 channel.fed_by_other(from)?;
                 channel.granted += u64::from(bytes);
-                rule(channel.granted <= channel.delivered + window / 4, "more credit than was taken")
+                Ok(())
             }
             _ => Ok(()),
         }
@@ -281,6 +303,11 @@ impl Connection {
 }
 
 impl Channel {
+    /// Bytes that were granted beyond those that arrived.
+    fn ahead(&self) -> u64 {
+        self.granted.saturating_sub(self.delivered)
+    }
+
     fn used_by(&self, side: usize) -> Checked {
         rule(self.arrived || self.opener == side, "it does not know of the channel yet")?;
         rule(!self.ended[side], "it ended the channel before")

@@ -295,7 +295,7 @@ impl World {
             let wire = Wire::new(Arc::clone(self), link);
             let root = lock(&self.ledger).connection(link, true, [true; 2]);
             let handles = [0, 1].map(|side| {
-                let mut settings = Settings::default();
+                let mut settings = Settings::default().window_growth(wire.growth);
                 if crowded {
                     let most = pick(&[1, 2, 4]);
                     settings = settings.max_concurrent_requests(most);
