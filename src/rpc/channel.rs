@@ -18,6 +18,7 @@
 //!
 //! Order of locks: session, then outgoing, then `state`.
 
+mod grants;
 mod queue;
 
 use std::{
@@ -44,7 +45,7 @@ use crate::{
     link::{ChannelRef, descriptors::Descriptors},
     session::{
         connections::ConnKey,
-        credit::{Grant, ReceiveWindow, SendWindow},
+        credit::{ReceiveWindow, SendWindow},
     },
 };
 
@@ -353,39 +354,6 @@ impl Channel {
         let wakers = lock(&self.state).writers.take();
         wake_all(wakers);
     }
-
-    /// Tells the window what the reader has taken. In shared memory the grant is made here, under the
-    /// lock: after its end a channel's slot may belong to another one.
-    pub(crate) fn report_taken(&self, taken: usize) -> Option<Grant> {
-        let mut state = lock(&self.state);
-        state.report(taken);
-        if let Some(remote) = self.remote.get()
-            && state.way == Way::Receiving
-        {
-            let wanted = state.window.wanted();
-            if wanted > 0 {
-                state.window.widen(remote.hub.growth.take(&remote.growth, wanted));
-            }
-        }
-        let grant = state.window.grant()?;
-        if state.way == Way::Local || state.way == Way::Sending {
-            let wakers = state.writers.take();
-            drop(state);
-            wake_all(wakers);
-            return None;
-        }
-        if state.end.is_some() {
-            return None;
-        }
-        let remote = self.remote.get()?;
-        match remote.hub.table() {
-            Some(table) => {
-                table.grant(remote.reference.slot, grant.total);
-                None
-            }
-            None => Some(grant),
-        }
-    }
 }
 
 /// What is left to do after a half was passed.
@@ -396,19 +364,6 @@ pub(crate) enum Passed {
     Pump(Vec<Elements>),
     /// The half that stayed is gone already: the peer has to be told.
     Reset,
-}
-
-impl State {
-    /// From now on no more than one window waits here.
-    pub(crate) fn keep_to_window(&mut self) {
-        self.window.make_exact();
-    }
-
-    fn report(&mut self, taken: usize) {
-        let before = self.uncredited.min(taken as u64);
-        self.uncredited -= before;
-        self.window.taken(taken - before as usize);
-    }
 }
 
 /// Channels and descriptors of a message whose handles have not been read. Those that never are, are reset, or closed. One
