@@ -178,6 +178,16 @@ pub(crate) fn take_message<'a>(
     Ok(Message { head, channels, payload: Brought::Here(payload) })
 }
 
+/// What a message begins with that has a payload and no channels: its head, where its payload begins, and how long that is.
+/// `None`: it is another message, or more has to come before that is known.
+pub(crate) fn ahead(prefix: &[u8]) -> Option<(Head<'_>, usize, usize)> {
+    let mut reader = Reader { rest: prefix };
+    let head = reader.head().ok()?;
+    let without_channels = !has_channels(&head) || reader.len().ok()? == 0;
+    let len = if has_payload(&head) { reader.len().ok()? } else { return None };
+    without_channels.then_some((head, prefix.len() - reader.rest.len(), len))
+}
+
 /// Says which rule a frame breaks that is longer than the link's limit, by the part of it that arrived.
 pub(crate) fn oversize(prefix: &[u8], max_payload_size: u32) -> Violation {
     let undecodable = Violation::Decode { len: prefix.len() };

@@ -12,8 +12,10 @@ mod stuffing;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use self::stuffing::max_frame_len;
+use std::ops::Range;
+
 use self::stuffing::{END, Stuffer, find_zero, unstuff};
+pub(crate) use self::stuffing::{Suspended, Unstuffer, max_frame_len, stuff_piece};
 
 /// Appends the frame of the message that `head` and `payload` are, one behind the other.
 pub(crate) fn push_frame(out: &mut Vec<u8>, head: &[u8], payload: &[u8]) {
@@ -36,6 +38,8 @@ pub(crate) struct Deframer {
     start: usize,
     scanned: usize,
     end: usize,
+    /// Where the zero is that ends the next frame, if it was looked for and has arrived.
+    found: Option<usize>,
     max_frame: usize,
 }
 
@@ -61,7 +65,7 @@ impl Deframer {
     /// Takes messages of up to `max_message` bytes.
     pub(crate) fn new(max_message: usize) -> Self {
         let buffer = vec![0; READ_ROOM];
-        Deframer { buffer, start: 0, scanned: 0, end: 0, max_frame: max_frame_len(max_message) }
+        Deframer { buffer, start: 0, scanned: 0, end: 0, found: None, max_frame: max_frame_len(max_message) }
     }
 
     /// From now on, takes messages of up to `max_message` bytes.
@@ -97,22 +101,58 @@ impl Deframer {
         self.end - self.start
     }
 
+    /// What has arrived of the next frame, as it came, and whether that is all of it.
+    #[inline]
+    pub(crate) fn peek(&mut self) -> (&[u8], bool) {
+        let frame = self.find();
+        (&self.buffer[frame], self.found.is_some())
+    }
+
+    /// Drops what has arrived of the next frame, which was [seen](Deframer::peek).
+    pub(crate) fn skip(&mut self) {
+        let frame = self.find();
+        self.take(frame.end);
+    }
+
+    /// Makes the buffer long enough for all that a socket has at once: a long frame takes several reads.
+    pub(crate) fn widen(&mut self) {
+        /// A little more than Linux lets wait in a Unix socket by default.
+        const LONG_READ: usize = 256 << 10;
+        if self.buffer.len() < LONG_READ {
+            self.buffer.resize(LONG_READ, 0);
+        }
+    }
+
+    /// Looks for the end of the next frame, and says where lies what has arrived of it.
+    #[inline]
+    fn find(&mut self) -> Range<usize> {
+        if self.found.is_none() {
+            self.found = find_zero(&self.buffer[self.scanned..self.end]).map(|at| self.scanned + at);
+            self.scanned = self.found.unwrap_or(self.end);
+        }
+        self.start..self.scanned
+    }
+
+    /// Goes on behind what has arrived of the next frame.
+    #[inline]
+    fn take(&mut self, end: usize) {
+        self.start = end + usize::from(self.found.take().is_some());
+        self.scanned = self.start;
+        if self.start == self.end {
+            (self.start, self.scanned, self.end) = (0, 0, 0);
+        }
+    }
+
     /// The next message that has arrived whole.
     ///
     /// # Errors
     ///
     /// The stream is of no use any more.
     pub(crate) fn next_frame(&mut self) -> Result<Option<&[u8]>, FrameFault<'_>> {
-        let found = find_zero(&self.buffer[self.scanned..self.end]);
-        let frame = self.start..found.map_or(self.end, |at| self.scanned + at);
-        if found.is_some() {
-            self.start = frame.end + 1;
-            self.scanned = self.start;
-            if self.start == self.end {
-                (self.start, self.scanned, self.end) = (0, 0, 0);
-            }
-        } else {
-            self.scanned = self.end;
+        let frame = self.find();
+        let complete = self.found.is_some();
+        if complete {
+            self.take(frame.end);
         }
         let len = frame.len();
         if len > self.max_frame {
@@ -120,7 +160,7 @@ impl Deframer {
             let (Ok(len) | Err(len)) = unstuff(frame);
             return Err(FrameFault::TooLong { prefix: &frame[..len] });
         }
-        if found.is_none() {
+        if !complete {
             return Ok(None);
         }
         let frame = &mut self.buffer[frame];

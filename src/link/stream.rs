@@ -4,14 +4,21 @@
 //! | per message | sending | receiving |
 //! |---|---|---|
 //! | copies in this process | 2: encoded into scratch, framed into the buffer | 1: unframed in place |
-//! | system calls | 1 for all that is buffered when the driver flushes | 1 for all that has arrived |
+//! | ... of a byte vector of 2 KiB and more | 2 | 1: unframed into the vector that the application gets (`apart`) |
+//! | passes that only read | none | 1: for the frame's end |
+//! | system calls | 1 for all that is buffered when the driver flushes; of a payload of 32 KiB and more 1 for each 64 KiB, and 1 for the first 16 (`outbox`) | 1 for all that has arrived |
 //! | thread switches | the driver's, unless it is flushing already | the driver's |
-//! | allocations, locks | none of its own | none |
+//! | allocations, locks | none of its own; 2 for the state and head of a payload of 32 KiB and more | none; a vector that is taken apart, and its head |
+//!
+//! What waits to be sent is `send_buffer`, or one message; what is kept beside it to be used again is as much, or one message's memory. The
+//! receiver's buffer is as long as a read, up to 256 KiB, unless a long message comes that is no vector.
 //!
 //! What is sent is buffered and written by the link's driver, so that senders do not wait for the system and
 //! many small messages share one write. Credit is granted by messages.
 
+mod apart;
 mod carried;
+mod outbox;
 mod receiver;
 mod retire;
 mod sender;

@@ -117,6 +117,11 @@ impl Vector {
         Vector { front, bytes, left: None, pool: None }
     }
 
+    /// Of what stands in front, and of the bytes.
+    pub(crate) fn of(front: Front, bytes: Vec<u8>) -> Self {
+        Vector { front, bytes, left: None }
+    }
+
     /// Of what stands in front, and of so many bytes, which are copied when somebody wants them: if he takes a long
     /// time, or others come in between, that is into memory that is still in his cache.
     pub(crate) fn left(front: Front, len: usize, memory: Arc<dyn LinkMemory>, pool: &Arc<Pool>) -> Self {

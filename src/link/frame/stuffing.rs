@@ -115,6 +115,39 @@ impl<'a> Stuffer<'a> {
     }
 }
 
+/// The run of a frame that is not complete, between two pieces of its message: its code is not known yet.
+pub(crate) struct Suspended {
+    bytes: [u8; Suspended::MOST],
+    /// With the place for the code. None before the first piece.
+    len: usize,
+}
+
+impl Suspended {
+    /// Bytes at most.
+    pub(crate) const MOST: usize = MAX_RUN + 1;
+}
+
+impl Default for Suspended {
+    fn default() -> Self {
+        Suspended { bytes: [0; Suspended::MOST], len: 0 }
+    }
+}
+
+/// Stuffs the next piece of a message, in two parts, to the start of `room`, and returns how many bytes of the frame are
+/// complete there. The room is to be as long as a frame of the piece, with its end, and what was suspended.
+pub(crate) fn stuff_piece(room: &mut [u8], run: &mut Suspended, piece: [&[u8]; 2], last: bool) -> usize {
+    room[..run.len].copy_from_slice(&run.bytes[..run.len]);
+    let mut stuffer = Stuffer { room, code: 0, at: run.len.max(1) };
+    piece.iter().for_each(|part| stuffer.push(part));
+    if last {
+        return stuffer.finish() + 1;
+    }
+    let (complete, open) = (stuffer.code, &stuffer.room[stuffer.code..stuffer.at]);
+    run.len = open.len();
+    run.bytes[..open.len()].copy_from_slice(open);
+    complete
+}
+
 /// Bytes that are looked at at once.
 const BLOCK: usize = 16;
 
@@ -184,6 +217,51 @@ pub(super) fn unstuff(frame: &mut [u8]) -> Result<usize, usize> {
     Ok(to)
 }
 
+/// Decodes a frame that comes in pieces, none of which has a zero.
+#[derive(Debug, Default)]
+pub(crate) struct Unstuffer {
+    /// Bytes of the run that have not come.
+    left: usize,
+    /// A zero stands behind the run, unless the frame ends there.
+    zero: bool,
+}
+
+impl Unstuffer {
+    /// Appends what the next piece holds, `most` bytes at most; returns how much of the piece that took. With less than all
+    /// of it, the message has more than `most` bytes more.
+    pub(crate) fn push(&mut self, piece: &[u8], out: &mut Vec<u8>, most: usize) -> usize {
+        let end = out.len().saturating_add(most);
+        let mut rest = piece;
+        while let Some(&first) = rest.first() {
+            if self.left > 0 {
+                let run = self.left.min(rest.len()).min(end - out.len());
+                if run == 0 {
+                    break;
+                }
+                out.extend_from_slice(&rest[..run]);
+                self.left -= run;
+                rest = &rest[run..];
+                continue;
+            }
+            if self.zero {
+                if out.len() == end {
+                    break;
+                }
+                out.push(0);
+            }
+            let run = usize::from(first).saturating_sub(1); // it is no zero
+            (self.left, self.zero) = (run, run < MAX_RUN);
+            rest = &rest[1..];
+        }
+        piece.len() - rest.len()
+    }
+
+    /// Whether a frame may end here.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.left == 0
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -198,6 +276,52 @@ mod tests {
             prop_assert_eq!(zeros(&block), [half(0), half(8)]);
             prop_assert_eq!(first(zeros(&block)), block.iter().position(|byte| *byte == 0).unwrap_or(BLOCK));
             prop_assert_eq!(has_zero(&block), block.contains(&0));
+        }
+
+        #[test]
+        fn a_message_in_pieces_has_the_frame_that_it_has_in_one(
+            bytes in prop::collection::vec(prop_oneof![1 => Just(0u8), 200 => 1..=255u8], 1..1500),
+            pieces in prop::collection::vec(0..300usize, 1..10),
+        ) {
+            let (mut room, mut frame, mut run) = (vec![9; 2000], Vec::new(), Suspended::default());
+            let (mut rest, mut pieces) = (&bytes[..], pieces.iter().cycle());
+            while !rest.is_empty() {
+                let len = rest.len().min(1 + pieces.next().unwrap());
+                let (piece, behind) = rest.split_at(len);
+                rest = behind;
+                let parts = piece.split_at(len / 2);
+                let complete = stuff_piece(&mut room, &mut run, [parts.0, parts.1], rest.is_empty());
+                frame.extend_from_slice(&room[..complete]);
+            }
+            let mut whole = vec![0; max_frame_len(bytes.len()) + 1];
+            let mut stuffer = Stuffer::new(&mut whole);
+            stuffer.push(&bytes);
+            let len = stuffer.finish();
+            prop_assert_eq!(frame, &whole[..=len]);
+        }
+
+        #[test]
+        fn pieces_of_a_frame_give_what_the_frame_does(
+            bytes in prop::collection::vec(prop_oneof![1 => Just(0u8), 200 => 1..=255u8], 1..1500),
+            pieces in prop::collection::vec((1..300usize, 0..300usize), 1..10),
+        ) {
+            let mut room = vec![0; max_frame_len(bytes.len()) + 1];
+            let mut stuffer = Stuffer::new(&mut room);
+            stuffer.push(&bytes);
+            let len = stuffer.finish();
+            let (mut unstuffer, mut out, mut rest) = (Unstuffer::default(), Vec::new(), &room[..len]);
+            for (piece, most) in pieces.iter().cycle() {
+                let piece = &rest[..rest.len().min(*piece)];
+                let before = out.len();
+                let took = unstuffer.push(piece, &mut out, *most);
+                prop_assert!(out.len() <= before + most && (took == piece.len() || out.len() == before + most));
+                rest = &rest[took..];
+                if rest.is_empty() {
+                    break;
+                }
+            }
+            prop_assert!(unstuffer.is_complete());
+            prop_assert_eq!(out, bytes);
         }
 
         #[test]

@@ -14,6 +14,7 @@ use tokio::{
 };
 
 use super::{
+    apart::{self, Apart},
     carried::{self, Inbox},
     end_of,
     retire::Retired,
@@ -35,6 +36,8 @@ pub(in crate::link) const BATCH: usize = 256;
 pub(super) struct StreamReceiver<R: 'static> {
     reader: R,
     deframer: Deframer,
+    /// The message that is arriving, if it is taken apart.
+    apart: Option<Apart>,
     /// The bytes that were read.
     read: u64,
     /// The descriptors that arrived.
@@ -59,6 +62,7 @@ impl<R: 'static> StreamReceiver<R> {
         StreamReceiver {
             reader,
             deframer: Deframer::new(message_limit(settings.max_payload_size)),
+            apart: None,
             read: 0,
             carried: Inbox::default(),
             retired,
@@ -101,8 +105,17 @@ impl<R: 'static> StreamReceiver<R> {
 
     /// Hands out the next message and returns whether `sink` takes more; `None` if none is complete.
     fn hand_out_one(&mut self, sink: &mut dyn Sink) -> Result<Option<bool>, LinkEnd> {
-        if !self.carried.is_empty() {
-            self.carried.check(self.read - self.deframer.left() as u64)?;
+        if self.apart.is_none() {
+            if !self.carried.is_empty() {
+                self.carried.check(self.read - self.deframer.left() as u64)?;
+            }
+            let (piece, _) = self.deframer.peek();
+            if piece.len() >= apart::MIN_FRAME && self.greeted {
+                self.apart = Apart::begin(piece, self.max_payload_size);
+            }
+        }
+        if self.apart.is_some() {
+            return self.hand_out_apart(sink);
         }
         let frame = match self.deframer.next_frame() {
             Ok(Some(frame)) => frame,
@@ -123,6 +136,31 @@ impl<R: 'static> StreamReceiver<R> {
             }
             Err(violation) => Err(in_place(violation, self.greeted).into()),
         }
+    }
+}
+
+impl<R: 'static> StreamReceiver<R> {
+    /// As [`hand_out_one`](StreamReceiver::hand_out_one), of a message that is taken apart.
+    fn hand_out_apart(&mut self, sink: &mut dyn Sink) -> Result<Option<bool>, LinkEnd> {
+        let Some(apart) = &mut self.apart else { return Ok(None) };
+        sink.about_to_copy();
+        let (piece, complete) = self.deframer.peek();
+        let begun = apart.begun();
+        apart.push(&piece[begun..])?;
+        self.deframer.skip();
+        let Some(apart) = self.apart.take_if(|_| complete) else {
+            self.deframer.widen();
+            return Ok(None);
+        };
+        let more = apart.finish(|message| {
+            if !self.carried.is_empty()
+                && let Some(descriptors) = self.carried.take(message)?
+            {
+                sink.descriptors(descriptors);
+            }
+            Ok::<_, LinkEnd>(sink.message(*message))
+        });
+        more?.map(Some)
     }
 }
 

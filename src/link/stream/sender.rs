@@ -20,6 +20,7 @@ use tokio::{
 use super::{
     carried::{self, Passage, Waits},
     end_of,
+    outbox::{MIN_LONG, Outbox},
     retire::Retired,
 };
 use crate::{
@@ -28,7 +29,7 @@ use crate::{
         Body, ChannelRef, Head, Limits, Publish, SendFault, Sender,
         codec::{encode_head, message_limit},
         descriptors::{Descriptors, MOST_DESCRIPTORS},
-        frame::{max_frame_len, push_frame},
+        frame::max_frame_len,
         message::encode_carrying,
     },
     settings::Settings,
@@ -39,9 +40,7 @@ pub(super) struct StreamSender<W: 'static> {
     writer: W,
     /// Dropped after the writer.
     retired: Arc<Retired>,
-    /// Whole frames; the first `written` bytes have been written.
-    buffer: Vec<u8>,
-    written: usize,
+    outbox: Outbox,
     /// The way out for descriptors, and what a message with some waits for: nothing else is sent then.
     passage: Passage,
     waits: Option<Waits>,
@@ -77,8 +76,7 @@ impl<W: 'static> StreamSender<W> {
         StreamSender {
             writer,
             retired: Arc::clone(retired),
-            buffer: Vec::new(),
-            written: 0,
+            outbox: Outbox::new(settings.send_buffer as usize),
             passage: Passage::new((settings.max_descriptors as usize).min(MOST_DESCRIPTORS)),
             waits: None,
             capacity: usize::try_from(settings.send_buffer).unwrap_or(usize::MAX),
@@ -106,17 +104,12 @@ impl<W: 'static> StreamSender<W> {
     pub(super) fn say(&mut self, head: &Head<'_>) {
         self.head.clear();
         encode_head(head, &[], 0, &mut self.head);
-        push_frame(&mut self.buffer, &self.head, &[]);
-    }
-
-    /// Bytes that wait to be written.
-    fn waiting(&self) -> usize {
-        self.buffer.len() - self.written
+        self.outbox.push(&self.head, &[]);
     }
 
     /// Whether a frame of `len` bytes may be buffered.
     fn takes(&self, len: usize) -> bool {
-        let waiting = self.waiting();
+        let waiting = self.outbox.waiting();
         waiting == 0 || waiting.saturating_add(len) <= self.capacity
     }
 
@@ -124,14 +117,6 @@ impl<W: 'static> StreamSender<W> {
     fn full(&mut self, len: usize) -> SendFault {
         self.refused = len;
         SendFault::Full
-    }
-
-    /// Moves what waits to the front, once that is the smaller part.
-    fn compact(&mut self) {
-        if self.written >= self.waiting() {
-            self.buffer.drain(..self.written);
-            self.written = 0;
-        }
     }
 
     /// The writer failed. The end of the link, for those who ask later, too.
@@ -150,19 +135,21 @@ impl<W: 'static> StreamSender<W> {
 impl<W: AsyncWrite + Unpin + 'static> StreamSender<W> {
     /// Writes all that waits.
     fn poll_write_all(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LinkEnd>> {
-        while self.written < self.buffer.len() {
-            match ready!(Pin::new(&mut self.writer).poll_write(cx, &self.buffer[self.written..])) {
+        loop {
+            let bytes = self.outbox.unwritten();
+            if bytes.is_empty() {
+                break;
+            }
+            match ready!(Pin::new(&mut self.writer).poll_write(cx, bytes)) {
                 Ok(0) => return Poll::Ready(Err(LinkEnd::Gone)),
                 Ok(len) => {
-                    self.written = self.buffer.len().min(self.written + len);
+                    self.outbox.wrote(len);
                     self.unflushed = true;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Poll::Ready(Err(end_of(error))),
             }
         }
-        self.buffer.clear();
-        self.written = 0;
         if self.unflushed {
             ready!(Pin::new(&mut self.writer).poll_flush(cx)).map_err(end_of)?;
             self.unflushed = false;
@@ -202,34 +189,31 @@ impl<W: 'static> StreamSender<W> {
         if !self.passage.takes(&self.writer, count) {
             return Err(self.wait(Waits::Reading));
         }
-        self.buffer.clear();
-        self.written = 0;
-        push_frame(&mut self.buffer, &self.head, &self.payload[..len]);
-        match carried::try_write(&self.writer, &self.buffer, descriptors) {
-            Ok(written @ 1..) => self.written = written,
+        self.outbox.push(&self.head, &self.payload[..len]);
+        match carried::try_write(&self.writer, self.outbox.unwritten(), descriptors) {
+            Ok(written @ 1..) => self.outbox.wrote(written),
             refused => {
-                self.buffer.clear();
+                self.outbox.clear();
                 return Err(self.not_written(refused.err()));
             }
         }
         self.passage.sent(count);
-        if self.waiting() == 0 {
-            self.buffer.clear();
-            self.written = 0;
-        }
         Ok(len)
     }
 
     /// Writes what waits, if the socket takes it at once.
     fn push_out(&mut self) -> bool {
-        // What fails here, fails for the driver, too, who ends the link with it.
-        if self.waiting() > 0
-            && let Ok(len) =
-                carried::try_write(&self.writer, &self.buffer[self.written..], &Descriptors::NONE)
-        {
-            self.written += len;
+        loop {
+            let bytes = self.outbox.unwritten();
+            if bytes.is_empty() {
+                return true;
+            }
+            match carried::try_write(&self.writer, bytes, &Descriptors::NONE) {
+                Ok(len @ 1..) => self.outbox.wrote(len),
+                // What fails here, fails for the driver, too, who ends the link with it.
+                _ => return false,
+            }
         }
-        self.waiting() == 0
     }
 
     /// Why a message with descriptors was not written: `None`, if the socket takes nothing at the moment.
@@ -278,8 +262,11 @@ impl<W: AsyncWrite + Unpin + Send + 'static> Sender for StreamSender<W> {
         if !self.takes(frame) {
             return Err(self.full(frame));
         }
-        self.compact();
-        push_frame(&mut self.buffer, &self.head, &self.payload[..len]);
+        if len >= MIN_LONG {
+            self.outbox.push_long(&self.head, &mut self.payload, len);
+        } else {
+            self.outbox.push(&self.head, &self.payload[..len]);
+        }
         Ok(len)
     }
 
@@ -289,7 +276,11 @@ impl<W: AsyncWrite + Unpin + Send + 'static> Sender for StreamSender<W> {
 
     fn publish(&mut self) -> Publish {
         // A writer that is blocked wakes the driver by itself, which then writes this, too.
-        if self.blocked || (self.waiting() == 0 && !self.unflushed) { Publish::Done } else { Publish::Flush }
+        if self.blocked || (self.outbox.waiting() == 0 && !self.unflushed) {
+            Publish::Done
+        } else {
+            Publish::Flush
+        }
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LinkEnd>> {
