@@ -119,7 +119,7 @@ impl Vector {
 
     /// Of what stands in front, and of the bytes.
     pub(crate) fn of(front: Front, bytes: Vec<u8>) -> Self {
-        Vector { front, bytes, left: None }
+        Vector { front, bytes, left: None, pool: None }
     }
 
     /// Of what stands in front, and of so many bytes, which are copied when somebody wants them: if he takes a long
