@@ -193,12 +193,7 @@ impl Task {
             Ok::<_, Failure>((n, n * u64::from(self.size), sum))
         };
         let (received, sent) = tokio::join!(self.client.ingest_loaned(rx, ready), sending);
-        let (received, sent) = (received?, sent?);
-        if received == sent {
-            Ok(sent.0)
-        } else {
-            Err(format!("{sent:?} were sent, {received:?} arrived").into())
-        }
+        all_arrived(received?, sent?)
     }
 
     /// As [`stream`](Task::stream), with elements that are handles on the same few payloads.
@@ -223,12 +218,7 @@ impl Task {
             Ok::<_, Failure>((n, n * u64::from(self.size), sum))
         };
         let (received, sent) = tokio::join!(self.client.ingest_loaned(rx, ready), sending);
-        let (received, sent) = (received?, sent?);
-        if received == sent {
-            Ok(sent.0)
-        } else {
-            Err(format!("{sent:?} were sent, {received:?} arrived").into())
-        }
+        all_arrived(received?, sent?)
     }
 
     /// Sends a stream until the time is over; how many elements arrived.
@@ -237,8 +227,7 @@ impl Task {
         let (ready, is_ready) = adjoin::channel();
         let (received, sent) = tokio::join!(self.client.ingest(rx, ready), self.feed(tx, is_ready));
         let (received, (n, sum)) = (received?, sent?);
-        let sent = (n, n * u64::from(self.size), sum);
-        if received != sent { Err(format!("{sent:?} were sent, {received:?} arrived").into()) } else { Ok(n) }
+        all_arrived(received, (n, n * u64::from(self.size), sum))
     }
 
     /// Sends elements; how many, and the sum of their first bytes. Before the receiver is there, they would wait in a
@@ -265,6 +254,15 @@ impl Task {
             }
             n += 1;
         }
+    }
+}
+
+/// How many elements there were, if as many arrived, with as many bytes and the same sum of their first ones, as were sent.
+fn all_arrived(received: (u64, u64, u64), sent: (u64, u64, u64)) -> Result<u64, Failure> {
+    if received == sent {
+        Ok(sent.0)
+    } else {
+        Err(format!("{sent:?} were sent, {received:?} arrived").into())
     }
 }
 
