@@ -49,7 +49,7 @@ use crate::link::descriptors::Apart;
 /// | of the time that a message waits while the system passes none | [`descriptor_timeout`](crate::Settings::descriptor_timeout) |
 ///
 /// What a peer has passed may take its time to be closed, as long as the peer likes: a socket that lingers, a file whose
-/// file system it serves. Dropped as a `Descriptor`, it is closed by a thread of the link's; as an `OwnedFd`, by whoever
+/// file system it serves. Dropped as a `Descriptor`, it is closed by a thread for that; as an `OwnedFd`, by whoever
 /// drops that.
 ///
 /// A stream that the application has made must not have `SO_PASSPIDFD` set: what the system adds with it is lost.
