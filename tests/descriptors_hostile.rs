@@ -524,6 +524,15 @@ fn send_one(socket: impl AsFd, descriptor: OwnedFd, flags: SendFlags) {
     sendmsg(socket, &[IoSlice::new(b"x")], &mut ancillary, flags | SendFlags::NOSIGNAL).unwrap();
 }
 
+/// A stranger that has connected to a listener of shared memory, and as what it arrived there.
+async fn half_open() -> (std::os::unix::net::UnixStream, shm::Incoming) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("shm");
+    let listener = shm::listen(&path).unwrap();
+    let stranger = std::os::unix::net::UnixStream::connect(&path).unwrap();
+    (stranger, listener.accept().await.unwrap())
+}
+
 /// Fails (hangs) where the system skips what is out of band, and lets go of its descriptors in the call that reads on.
 #[test]
 fn what_comes_out_of_band_comes_with_everything_else() {
@@ -537,11 +546,7 @@ fn what_comes_out_of_band_comes_with_everything_else() {
         drop(reader);
     });
     alone(async {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("shm");
-        let listener = shm::listen(&path).unwrap();
-        let stranger = std::os::unix::net::UnixStream::connect(&path).unwrap();
-        let incoming = listener.accept().await.unwrap();
+        let (stranger, incoming) = half_open().await;
         let (socket, reader) = lingering();
         send_one(&stranger, socket, SendFlags::OOB);
         std::io::Write::write_all(&mut &stranger, &[0; 100]).unwrap();
@@ -599,11 +604,7 @@ fn those_that_have_connected_and_are_not_wanted_hold_up_nobody() {
 #[test]
 fn a_guest_that_fills_the_socket_for_descriptors_and_goes_holds_up_nobody() {
     alone(async {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("shm");
-        let listener = shm::listen(&path).unwrap();
-        let stranger = std::os::unix::net::UnixStream::connect(&path).unwrap();
-        let incoming = listener.accept().await.unwrap();
+        let (stranger, incoming) = half_open().await;
         let (socket, reader) = lingering();
         let guest = std::thread::spawn(move || {
             let mut offered = Vec::new();

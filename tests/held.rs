@@ -3,7 +3,10 @@
 
 mod common;
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicU32, Ordering::Relaxed},
+    time::Duration,
+};
 
 use adjoin::{CallError, Options, Settings};
 use common::{
@@ -14,15 +17,23 @@ use common::{
 #[adjoin::service]
 trait Store {
     async fn hold(&self, bytes: Vec<u8>);
+    async fn holds(&self) -> u32;
     async fn take(&self, bytes: Vec<u8>) -> u64;
     async fn panics(&self, bytes: Vec<u8>);
 }
 
-struct Holds;
+/// How many requests it holds, or has held.
+#[derive(Default)]
+struct Holds(AtomicU32);
 
 impl Store for Holds {
     async fn hold(&self, _bytes: Vec<u8>) {
+        self.0.fetch_add(1, Relaxed);
         std::future::pending().await
+    }
+
+    async fn holds(&self) -> u32 {
+        self.0.load(Relaxed)
     }
 
     async fn take(&self, bytes: Vec<u8>) -> u64 {
@@ -35,7 +46,9 @@ impl Store for Holds {
 }
 
 fn serving() -> Options {
-    Options::new().settings(Settings::default().max_request_bytes(1 << 20)).serve(StoreDispatcher::new(Holds))
+    Options::new()
+        .settings(Settings::default().max_request_bytes(1 << 20))
+        .serve(StoreDispatcher::new(Holds::default()))
 }
 
 #[cfg(target_os = "linux")]
@@ -55,12 +68,10 @@ async fn requests_beyond_the_limit_are_rejected_by_it_and_leave_nothing_behind()
         for _ in 0..2 {
             held.push(tokio::spawn(store.hold(vec![7; 500_000]).into_future()));
         }
-        let rejected = loop {
-            match store.take(vec![7; 100_000]).await {
-                Ok(_) => tokio::time::sleep(Duration::from_millis(1)).await, // the others are under way
-                Err(error) => break error,
-            }
-        };
+        while store.holds().await.unwrap() < 2 {
+            tokio::time::sleep(Duration::from_millis(1)).await; // they are under way
+        }
+        let rejected = store.take(vec![7; 100_000]).await.unwrap_err();
         let CallError::Rejected { reason } = rejected else { panic!("{kind:?}: {rejected}") };
         assert!(reason.contains("1048576") && reason.contains("Settings::max_request_bytes"), "{reason}");
         assert_eq!(store.take(vec![7; 4000]).await.unwrap(), 4000, "{kind:?}: the short ones do not count");

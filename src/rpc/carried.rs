@@ -6,7 +6,7 @@ use crate::link::descriptors::Descriptors;
 /// The descriptors of a message.
 pub(super) enum Carried {
     Here(Descriptors),
-    /// They were closed: more than this side takes, or than it can have open. Or the message brings more than may be here.
+    /// They were closed: more than this side takes, or than it can have open.
     Lost(String),
 }
 
@@ -23,12 +23,15 @@ impl Carried {
         }
     }
 
-    /// They came with a request, and are held here for as long as that runs; or closed, if too many are.
-    pub(super) fn hold(&mut self, hub: &Hub) {
-        if let Carried::Here(descriptors) = self
-            && let Err(why) = hub.held.hold_descriptors(descriptors.len())
-        {
-            *self = Carried::Lost(why);
+    /// They came with a request, and are held here for as long as that runs.
+    ///
+    /// # Errors
+    ///
+    /// They were lost, or too many are here, and they are closed: why.
+    pub(super) fn hold(self, hub: &Hub) -> Result<Descriptors, String> {
+        match self {
+            Carried::Here(descriptors) => hub.held.hold_descriptors(descriptors.len()).map(|()| descriptors),
+            Carried::Lost(why) => Err(why),
         }
     }
 }

@@ -402,12 +402,6 @@ impl Unclaimed {
         self.0.as_mut()?.descriptors.pop()
     }
 
-    /// How many descriptors are left.
-    #[inline]
-    pub(crate) fn descriptors(&self) -> usize {
-        self.0.as_ref().map_or(0, |left| left.descriptors.len())
-    }
-
     /// Takes all descriptors.
     pub(crate) fn take_descriptors(&mut self) -> Descriptors {
         self.0.as_mut().map(|left| mem::take(&mut left.descriptors)).unwrap_or_default()

@@ -67,7 +67,8 @@ enum Todo<'m> {
         connection: Connection,
         request: Incoming<'m>,
         channels: Unclaimed,
-        holds: Holds,
+        /// Or why it is not served.
+        holds: Result<Holds, String>,
         deadline: Option<Instant>,
     },
     Refuse {
@@ -231,7 +232,8 @@ impl<'h> Deliver<'h> {
             return Todo::Refuse { conn, request_id };
         }
         let channels = self.open_channels(conn, request.channels);
-        let (channels, holds) = self.hold(&request, channels);
+        let (descriptors, holds) = self.hold(&request);
+        let channels = channels.with_descriptors(descriptors);
         let deadline = request.timeout.and_then(|timeout| now().checked_add(timeout));
         let session = self.session.get_or_insert_with(|| lock(&hub.session));
         session.start(conn, request_id, deadline);
@@ -243,21 +245,27 @@ impl<'h> Deliver<'h> {
         Todo::Serve { connection, request, channels, holds, deadline }
     }
 
-    /// What a request brings is held from now on, unless it is too much: then it is let go, and the request rejected.
+    /// What a request brings is held from now on; or let go, if it is too much, and the reason said.
     #[inline]
-    fn hold(&mut self, request: &Incoming<'_>, channels: Unclaimed) -> (Unclaimed, Holds) {
+    fn hold(&mut self, request: &Incoming<'_>) -> (Descriptors, Result<Holds, String>) {
         let (mut holds, len) = (Holds::default(), request.payload.len());
         if len > UNCOUNTED {
             match self.hub.held.hold_bytes(len) {
                 Ok(()) => holds.bytes = len as u32, // a payload's length is one
-                Err(why) => self.carried = Some(Box::new(Carried::Lost(why))),
+                Err(why) => return (Descriptors::NONE, Err(why)),
             }
         }
-        let Some(carried) = &mut self.carried else { return (channels, holds) };
-        carried.hold(self.hub);
-        let channels = self.with_descriptors(channels);
-        holds.descriptors = channels.descriptors() as u32; // no more than the system passes at once
-        (channels, holds)
+        let Some(carried) = self.carried.take() else { return (Descriptors::NONE, Ok(holds)) };
+        match carried.hold(self.hub) {
+            Ok(descriptors) => {
+                holds.descriptors = descriptors.len() as u32; // no more than the system passes at once
+                (descriptors, Ok(holds))
+            }
+            Err(why) => {
+                self.hub.held.let_go(holds);
+                (Descriptors::NONE, Err(why))
+            }
+        }
     }
 
     /// "A Response's channels exist for the caller from the moment the Response arrives."
@@ -370,10 +378,11 @@ impl<'h> Deliver<'h> {
         match todo {
             Todo::Nothing => {}
             Todo::Serve { connection, request, channels, holds, deadline } => {
-                let request = IncomingRequest::arrived(connection, request, channels, holds, deadline);
-                match self.carried.as_deref_mut() {
-                    Some(Carried::Lost(why)) => drop(request.reject(mem::take(why))),
-                    _ => request.dispatch(),
+                let held = holds.as_ref().copied().unwrap_or_default();
+                let request = IncomingRequest::arrived(connection, request, channels, held, deadline);
+                match holds {
+                    Ok(_) => request.dispatch(),
+                    Err(why) => drop(request.reject(why)),
                 }
             }
             Todo::Refuse { conn, request_id } => Responder::refuse_unopened(hub, conn, request_id),
