@@ -166,9 +166,13 @@ impl Settings {
     /// How many descriptors of the peer's requests may be here at once, on all connections of the link. Default: 256. A
     /// request with more is answered [`Rejected`](crate::CallError::Rejected), and its descriptors are closed.
     ///
-    /// A request's descriptors count until its handler has returned, or is gone, whatever the handler does with them. It is also what may wait
-    /// to be closed: where a peer passes descriptors that nobody takes and whose close takes its time, more of them end the
-    /// link with [`LinkEnd::Unclosed`](crate::LinkEnd::Unclosed).
+    /// A request's descriptors count until its handler has returned, or is gone, whatever the handler does with them.
+    ///
+    /// As many, again, may wait to be closed: where a peer passes descriptors that nobody takes and whose close takes its time,
+    /// no more are received before some are closed (over a Unix socket: nothing is), and after a second of it the link ends with
+    /// [`LinkEnd::Unclosed`](crate::LinkEnd::Unclosed). So the peer of a link has at most twice as many open here, and those
+    /// of one message, beside those that handlers and callers keep. A process whose `RLIMIT_NOFILE` leaves room for that times
+    /// its links cannot be made to run out of them.
     pub fn max_held_descriptors(mut self, descriptors: u32) -> Self {
         self.max_held_descriptors = descriptors;
         self

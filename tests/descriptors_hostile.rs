@@ -669,3 +669,79 @@ fn a_peer_whose_descriptors_take_their_time_and_are_many_is_let_go() {
         drop(reader);
     });
 }
+
+/// Fails (hangs) where the system lets go, in the call that reads, of what this process may not have.
+#[test]
+fn what_may_not_be_had_and_takes_its_time_to_close_holds_up_its_own_link_alone() {
+    alone(async {
+        let (mut raw, link) = Raw::connected().await;
+        let (mut other, _other) = Raw::connected().await;
+        let (plain, (socket, reader)) = (null(), lingering());
+        let limited = Limited::to(0);
+        // From here on it is known that few are left.
+        raw.write(&take(1, 1, Some(1)).frame(), &[plain.as_fd()]).await;
+        assert_eq!(raw.answer(1).await.0, CANCELLED);
+        raw.write(&take(2, 5, Some(5)).frame(), &[socket.as_fd(); 5]).await;
+        drop(socket); // while it is under way: not the last one
+        assert_eq!(raw.answer(2).await.0, CANCELLED);
+        drop(limited);
+        // The runtime has one thread, and goes on.
+        other.take(1, 0, None, &[]).await;
+        assert_eq!(other.answer(1).await.0, [OK, 0]);
+        // Nothing is read before what was left in the socket is taken out of it.
+        raw.take(3, 0, None, &[]).await;
+        let end = link.closed().await;
+        assert!(matches!(end, LinkEnd::Unclosed { .. }), "{end:?}");
+        drop(reader);
+    });
+}
+
+/// Fails where what was looked at is not taken, or is taken twice.
+#[test]
+fn a_process_that_is_short_of_descriptors_reads_on() {
+    alone(async {
+        let (mut raw, _link) = Raw::connected().await;
+        let plain = null();
+        let limited = Limited::to(3);
+        for request in 1..100 {
+            let stand = request as u8 % 6; // more than three cannot be had
+            let announced = (stand > 0).then_some(stand.into());
+            raw.write(&take(request, stand, announced).frame(), &vec![plain.as_fd(); stand.into()]).await;
+            let (payload, metadata) = raw.answer(request).await;
+            if stand <= 3 {
+                assert_eq!(payload, [OK, stand], "{request}");
+            } else {
+                assert!(payload == CANCELLED && metadata.contains("RLIMIT_NOFILE"), "{request}: {metadata}");
+            }
+        }
+        drop(limited);
+    });
+}
+
+/// Fails where descriptors are taken in while others wait to be closed.
+#[test]
+fn a_peer_cannot_have_this_process_run_out_of_descriptors() {
+    alone(async {
+        let settings = adjoin::Settings::default().max_held_descriptors(8);
+        let (raw, link) = Raw::connected_with(settings).await;
+        let (socket, reader) = lingering();
+        raw.write(&call(99, 1, 1, Some(1)).frame(), &[socket.as_fd()]).await;
+        drop(socket);
+        let plain = null();
+        let before = Counts::now().descriptors;
+        for request in 2..100 {
+            raw.write(&call(99, request, 1, Some(1)).frame(), &[plain.as_fd()]).await;
+        }
+        let mut most = 0;
+        let end = loop {
+            most = most.max(Counts::now().descriptors);
+            let wait = tokio::time::timeout(std::time::Duration::from_millis(1), link.closed());
+            if let Ok(end) = wait.await {
+                break end;
+            }
+        };
+        assert!(matches!(end, LinkEnd::Unclosed { waiting: 9.., limit: 8 }), "{end:?}");
+        assert!((before + 9..before + 13).contains(&most), "{most} were open, {before} before");
+        drop(reader);
+    });
+}

@@ -8,6 +8,9 @@
 #[cfg(unix)]
 mod apart;
 mod closer;
+mod pause;
+#[cfg(target_os = "linux")]
+mod short;
 #[cfg(target_os = "linux")]
 mod socket;
 #[cfg(target_os = "linux")]
@@ -17,10 +20,11 @@ use std::{collections::VecDeque, sync::Arc};
 
 #[cfg(unix)]
 pub(crate) use self::apart::Apart;
-pub(crate) use self::closer::Closer;
+pub(crate) use self::{closer::Closer, pause::Pause};
 #[cfg(target_os = "linux")]
 pub(crate) use self::{
-    socket::{End, Received, adopt, receive, refused, send},
+    pause::PAUSE,
+    socket::{End, Look, Lost, Received, adopt, discard, receive, refused, send},
     unread::{Unread, is_drained},
 };
 

@@ -71,7 +71,13 @@ where
         return Err(HandshakeError::OwnLimit { setting });
     }
     let after = settings.handshake_timeout;
-    let retired = Retired::new(settings.max_held_descriptors as usize);
+    let retired = match Retired::new(&read, settings.max_held_descriptors as usize) {
+        Ok(retired) => retired,
+        Err(error) => {
+            Retired::without((read, write));
+            return Err(HandshakeError::Ended(error.into()));
+        }
+    };
     let mut sender = StreamSender::new(write, settings, &retired);
     let mut receiver = StreamReceiver::new(read, settings, retired);
 
@@ -112,10 +118,12 @@ where
 #[cfg(unix)]
 pub(crate) async fn turn_away<R, W>((read, write): (R, W), reason: &str, settings: &Settings)
 where
-    R: 'static,
+    R: Send + 'static,
     W: AsyncWrite + Unpin + Send + 'static,
 {
-    let retired = Retired::new(0);
+    let Ok(retired) = Retired::new(&read, 0) else {
+        return Retired::without((read, write)); // who is turned away hears no reason
+    };
     let mut sender = StreamSender::new(write, settings, &retired);
     let _receiver = StreamReceiver::new(read, settings, retired); // for how it closes its half
     say_goodbye(&mut sender, reason, settings.handshake_timeout).await;

@@ -21,7 +21,10 @@ use rustix::{
 };
 
 use super::mailbox::Mailbox;
-use crate::{error::LinkEnd, link::descriptors::Received};
+use crate::{
+    error::LinkEnd,
+    link::descriptors::{Look, Received},
+};
 
 /// The control socket of an attached link. Any thread may ring.
 #[derive(Debug)]
@@ -68,9 +71,9 @@ impl Bell {
         let mut rings = [0; AT_ONCE];
         loop {
             let mut ready = ready!(self.socket.socket().poll_read_ready(cx)).map_err(LinkEnd::from)?;
-            match self.socket.receive(&mut rings) {
+            match self.socket.receive(Look::IfShort, &mut rings) {
                 Ok(Received { bytes: 0, .. }) => return Poll::Ready(Ok(Heard::End)),
-                Ok(Received { descriptors, lost, .. }) if lost || !descriptors.is_empty() => {
+                Ok(Received { descriptors, lost, .. }) if lost.is_some() || !descriptors.is_empty() => {
                     let arrived = descriptors.len();
                     return Poll::Ready(Err(LinkEnd::Descriptors { announced: 0, arrived }));
                 }

@@ -8,7 +8,8 @@
 //! | n     | message | postcard                                   |
 //!
 //! Descriptors travel with the first byte. Every one that arrives is owned at once, so that none is leaked
-//! whatever happens next, and those that are not taken are closed apart; a message with more or fewer than its kind has is refused. Not one byte behind the
+//! whatever happens next, and those that are not taken are closed apart; those that this process may not have stay in the socket, and are
+//! closed with it. A message with more or fewer than its kind has is refused. Not one byte behind the
 //! message is read: it may be a ring of the bell already.
 
 use std::{io, os::unix::net::UnixStream, sync::Arc};
@@ -18,7 +19,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::io::Interest;
 
 use super::{handshake::HandshakeError, mailbox::Mailbox};
-use crate::link::descriptors::{self, Apart, Closer, Descriptors};
+use crate::link::descriptors::{self, Apart, Closer, Descriptors, Look};
 
 /// The control socket during the handshake.
 #[derive(Debug)]
@@ -66,7 +67,7 @@ impl Control {
         Ok(())
     }
 
-    /// Receives one message with exactly as many descriptors as `expected` says for it. Two system calls.
+    /// Receives one message with exactly as many descriptors as `expected` says for it. Four system calls.
     ///
     /// # Cancel safety
     ///
@@ -94,9 +95,10 @@ impl Control {
     async fn fill(&self, bytes: &mut [u8], descriptors: &mut Descriptors) -> Result<(), HandshakeError> {
         let mut rest = bytes;
         while !rest.is_empty() {
-            let received = self.0.socket().async_io(Interest::READABLE, |_| self.0.receive(rest)).await?;
+            let receive = |_: &Apart| self.0.receive(Look::Always, rest);
+            let received = self.0.socket().async_io(Interest::READABLE, receive).await?;
             descriptors.append(received.descriptors);
-            if received.lost {
+            if received.lost.is_some() {
                 // Nobody can send more at once than there is room for: it is here that they could not be had.
                 return Err(HandshakeError::descriptor_limit());
             }

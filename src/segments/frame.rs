@@ -182,7 +182,7 @@ pub(super) fn parse<'a>(
     Ok(Message { head: typed(tag.kind, &head, metadata, reason)?, channels, payload })
 }
 
-/// How many descriptors a message carries, by its frame, which was [parsed](parse).
+/// How many descriptors a message carries, by its frame.
 #[inline]
 pub(super) fn descriptors(tag: u32, body: &[u8]) -> Result<u32, LinkEnd> {
     let kind = Tag::from_u32(tag).kind;

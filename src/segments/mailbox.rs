@@ -11,14 +11,14 @@ use tokio::io::unix::AsyncFd;
 use super::poller;
 use crate::{
     error::LinkEnd,
-    link::descriptors::{self, Apart, Closer, End, Received},
+    link::descriptors::{self, Apart, Closer, End, Look, Received},
 };
 
 /// Such a socket, in the runtime's poller. What comes with its bytes and nobody takes is closed apart, and so is the socket,
 /// with what is left in it.
 #[derive(Debug)]
 pub(super) struct Mailbox {
-    socket: AsyncFd<Apart>,
+    socket: Arc<AsyncFd<Apart>>,
     closer: Arc<Closer>,
 }
 
@@ -31,7 +31,7 @@ impl Mailbox {
     pub(super) fn new(socket: OwnedFd, closer: Arc<Closer>) -> io::Result<Self> {
         descriptors::adopt(socket.as_fd());
         let socket = poller::register(Apart::new(socket, Some(Arc::clone(&closer))))?;
-        Ok(Mailbox { socket, closer })
+        Ok(Mailbox { socket: Arc::new(socket), closer })
     }
 
     /// The socket, for the poller.
@@ -44,14 +44,21 @@ impl Mailbox {
         &self.closer
     }
 
-    /// One `recvmsg`, which does not wait.
-    pub(super) fn receive(&self, bytes: &mut [u8]) -> io::Result<Received> {
-        descriptors::receive(self.as_fd(), End::Shared, bytes, &self.closer)
+    /// Receives what is there, and does not wait.
+    pub(super) fn receive(&self, look: Look, bytes: &mut [u8]) -> io::Result<Received> {
+        descriptors::receive(self.as_fd(), End::Shared, look, bytes, &self.closer)
     }
 
-    /// Whether no more wait to be closed than may.
-    pub(super) fn check(&self) -> Result<(), LinkEnd> {
-        self.closer.check()
+    /// Has bytes taken out that were looked at, with descriptors that this process may not have. Nothing is to be received
+    /// while that [holds up](Mailbox::holds_up).
+    pub(super) fn discard(&self, bytes: usize) {
+        let socket = Arc::clone(&self.socket);
+        self.closer.discard(move || descriptors::discard(socket.get_ref().as_fd(), bytes));
+    }
+
+    /// Whether more wait to be closed than may.
+    pub(super) fn holds_up(&self) -> Result<bool, LinkEnd> {
+        self.closer.holds_up()
     }
 }
 

@@ -20,7 +20,7 @@ use crate::{
     error::LinkEnd,
     link::{
         EncodeFault,
-        descriptors::{self, Apart, Closer, Descriptors, Unread},
+        descriptors::{self, Apart, Closer, Descriptors, Look, Lost, Unread},
     },
 };
 
@@ -80,14 +80,28 @@ impl Passage {
         }
     }
 
-    /// Receives the descriptors of a message that has `announced` of them. `None`: the system has closed some, since
-    /// this process may not have so many open. One system call, which does not wait.
+    /// Whether nothing is to be received now: more of the peer's wait to be closed than may.
+    ///
+    /// # Errors
+    ///
+    /// They have for long.
+    #[inline]
+    pub(super) fn holds_up(&self) -> Result<bool, LinkEnd> {
+        self.socket.holds_up()
+    }
+
+    /// Receives the descriptors of a message that has `announced` of them. `None`: this process may not have so many open.
+    /// Two system calls, which do not wait. Not to be called while it is [held up](Passage::holds_up).
     pub(super) fn receive(&self, announced: u32) -> Result<Option<Descriptors>, LinkEnd> {
-        self.socket.check()?;
         let mut reset = false;
         let carried = loop {
-            match self.socket.receive(&mut [0]) {
-                Ok(received) if received.lost => return Ok(None),
+            match self.socket.receive(Look::Always, &mut [0]) {
+                Ok(received) if received.lost.is_some() => {
+                    if received.lost == Some(Lost::Left) {
+                        self.socket.discard(received.bytes);
+                    }
+                    return Ok(None);
+                }
                 Ok(received) => break received.descriptors,
                 Err(error) => match Errno::from_io_error(&error) {
                     Some(Errno::INTR) => {}

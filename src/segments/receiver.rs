@@ -24,6 +24,7 @@
 use std::{
     sync::Arc,
     task::{Context, Poll},
+    thread,
     time::Instant,
 };
 
@@ -37,7 +38,11 @@ use super::{
 };
 use crate::{
     error::LinkEnd,
-    link::{ChannelRef, Receiver, Sink, vector::MIN_VECTOR},
+    link::{
+        ChannelRef, Receiver, Sink,
+        descriptors::{PAUSE, Pause},
+        vector::MIN_VECTOR,
+    },
 };
 
 /// The consumer of the ring in.
@@ -54,6 +59,9 @@ pub(super) struct ShmReceiver {
     /// The body of the frame at hand, and its channels: memory that is used again.
     body: Vec<u8>,
     channels: Vec<ChannelRef>,
+    /// The message at hand has descriptors, and none are to be received now: it stays where it is.
+    held_up: bool,
+    pause: Pause,
     /// What ended the link; everything behind it is not to be trusted.
     ended: Option<LinkEnd>,
 }
@@ -80,11 +88,13 @@ impl ShmReceiver {
             announced: None,
             body: Vec::new(),
             channels: Vec::new(),
+            held_up: false,
+            pause: Pause::default(),
             ended: None,
         }
     }
 
-    /// Takes one frame out of the ring and hands it on. `None`: there is none. Else whether `sink` wants
+    /// Takes one frame out of the ring and hands it on. `None`: there is none, or it is held up. Else whether `sink` wants
     /// more.
     ///
     /// One copy; no allocation, once the memory has grown to the longest frame, but for a long payload that is one byte
@@ -107,6 +117,11 @@ impl ShmReceiver {
         if vector.is_none() {
             frame.copy_to(0, body);
         }
+        let announced = frame::descriptors(tag, body)?;
+        if announced > 0 && self.shared.passage.holds_up()? {
+            self.held_up = true;
+            return Ok(None);
+        }
         frame.release();
         // A batch may be longer than the ring: the peer gets its room back while it is handed on.
         if self.reader.should_publish() {
@@ -124,7 +139,9 @@ impl ShmReceiver {
         };
         let outside = taken.as_ref().map(Taken::brought);
         let message = frame::parse(tag, body, &mut self.channels, outside)?;
-        hand_on_descriptors(&self.shared, tag, body, sink)?;
+        if announced > 0 {
+            sink.descriptors(self.shared.passage.receive(announced)?);
+        }
         let more = sink.message(message);
         if let Some(taken) = taken {
             self.blocks.done(taken);
@@ -221,6 +238,7 @@ impl Receiver for ShmReceiver {
         if let Some(end) = &self.ended {
             return Err(end.clone());
         }
+        self.held_up = false;
         let mut taken = 0;
         while taken < BATCH {
             match self.take(sink) {
@@ -253,6 +271,10 @@ impl Receiver for ShmReceiver {
             return Poll::Ready(Ok(taken));
         }
         self.give_back();
+        if self.held_up {
+            self.pause.begin(cx);
+            return Poll::Pending;
+        }
         match self.wait(cx)? {
             Some(waits) => waits.map(Ok),
             None => Poll::Ready(self.drain(sink)),
@@ -260,11 +282,14 @@ impl Receiver for ShmReceiver {
     }
 
     fn asleep(&self) -> bool {
-        self.announced.is_some()
+        self.announced.is_some() || self.held_up
     }
 
     fn spin(&mut self) -> bool {
         self.give_back();
+        if self.held_up {
+            return false;
+        }
         let spun = self.spin_with(|spin, reader| spin.long(|| reader.is_empty().map(|empty| !empty)));
         // What is wrong with the ring is told by the drain that follows.
         !matches!(spun, Ok(Spun::Again | Spun::Exhausted))
@@ -273,6 +298,10 @@ impl Receiver for ShmReceiver {
     /// One system call, or two with a deadline.
     fn sleep(&mut self, deadline: Option<Instant>) -> Result<bool, LinkEnd> {
         self.give_back();
+        if self.held_up {
+            thread::sleep(PAUSE);
+            return Ok(true);
+        }
         if self.spin.forever() {
             return Ok(true);
         }
@@ -307,16 +336,6 @@ impl Receiver for ShmReceiver {
         // to find.
         self.spin.forever() || self.arrived().unwrap_or(true) || self.shared.waiters.any()
     }
-}
-
-/// Receives the descriptors that a frame announces, if it does, and hands them on.
-#[inline]
-fn hand_on_descriptors(shared: &Shared, tag: u32, body: &[u8], sink: &mut dyn Sink) -> Result<(), LinkEnd> {
-    let announced = frame::descriptors(tag, body)?;
-    if announced > 0 {
-        sink.descriptors(shared.passage.receive(announced)?);
-    }
-    Ok(())
 }
 
 /// Bytes of a payload whose copy takes its time.

@@ -6,13 +6,18 @@
 //! something to close: [`MOST_THREADS`] for all links together, of which each link has one at a time, so that a peer that
 //! holds one up has held up its own link's. Nobody waits for them: what is held up may outlive its link.
 //!
-//! What remains: as many links as there are threads can hold up all of them, and what others have to close waits then. And of
-//! descriptors that this process may not have, since it has as many as it may, the system lets go in the call that
-//! receives them.
+//! Where more wait than may, the link takes no more descriptors in until some are closed, so that a peer cannot have this
+//! process run out of them; and where the one at hand takes its time then, the link is over.
+//!
+//! What remains: as many links as there are threads can hold up all of them, and what others have to close waits then.
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    fmt,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -26,13 +31,35 @@ pub(crate) struct Closer {
     state: Mutex<State>,
     /// How many may wait.
     limit: usize,
+    /// More do: what the state says, for who looks often.
+    crowded: AtomicBool,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    waiting: VecDeque<Fd>,
-    /// Since when it has a thread for the one at hand, or waits for a thread.
+    waiting: VecDeque<Work>,
+    /// What is being discarded, or waits for it.
+    discarded: usize,
+    /// Whether a thread is there for it, or it waits for one.
+    served: bool,
+    /// Since when a thread is at the one at hand.
     since: Option<Instant>,
+}
+
+/// What there is to do.
+enum Work {
+    Close(Fd),
+    /// Closes what is no descriptor, but has some.
+    Discard(Box<dyn FnOnce() + Send>),
+}
+
+impl fmt::Debug for Work {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Work::Close(descriptor) => descriptor.fmt(f),
+            Work::Discard(_) => f.write_str("Discard"),
+        }
+    }
 }
 
 /// What takes longer to close is held up by the peer, and not by a machine that has much to do.
@@ -41,7 +68,7 @@ const LONG: Duration = Duration::from_secs(1);
 impl Closer {
     /// One that lets so many wait.
     pub(crate) fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Closer { state: Mutex::default(), limit })
+        Arc::new(Closer { state: Mutex::default(), limit, crowded: AtomicBool::new(false) })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -52,87 +79,134 @@ impl Closer {
     /// Closes descriptors, soon.
     pub(crate) fn close(self: &Arc<Self>, descriptors: impl IntoIterator<Item = Fd>) {
         let mut state = self.lock();
-        state.waiting.extend(descriptors);
-        if state.since.is_some() || state.waiting.is_empty() {
+        state.waiting.extend(descriptors.into_iter().map(Work::Close));
+        self.serve(state);
+    }
+
+    /// Does soon what closes what a peer has passed: takes a packet out of a socket, with descriptors that this process may not
+    /// have. Until then the link takes in no other.
+    pub(crate) fn discard(self: &Arc<Self>, discard: impl FnOnce() + Send + 'static) {
+        let mut state = self.lock();
+        state.waiting.push_back(Work::Discard(Box::new(discard)));
+        state.discarded += 1;
+        self.serve(state);
+    }
+
+    /// Asks for a thread, if there is something to do and none comes.
+    fn serve(self: &Arc<Self>, mut state: MutexGuard<'_, State>) {
+        self.tell(&state);
+        if state.served || state.waiting.is_empty() {
             return;
         }
-        state.since = Some(Instant::now());
+        state.served = true;
         drop(state);
         THREADS.serve(Arc::clone(self));
     }
 
-    /// Closes the one that has waited longest. Whether more wait.
-    fn close_one(&self) -> bool {
+    /// Does what has waited longest. Whether more waits.
+    fn do_one(&self) -> bool {
         let mut state = self.lock();
         state.since = Some(Instant::now());
         let next = state.waiting.pop_front();
         drop(state);
-        drop(next);
+        let discarded = match next {
+            Some(Work::Close(descriptor)) => {
+                drop(descriptor);
+                false
+            }
+            Some(Work::Discard(discard)) => {
+                discard();
+                true
+            }
+            None => false,
+        };
         let mut state = self.lock();
-        state.since = (!state.waiting.is_empty()).then(Instant::now);
-        state.since.is_some()
+        state.since = None;
+        state.discarded -= usize::from(discarded);
+        state.served = !state.waiting.is_empty();
+        self.tell(&state);
+        state.served
     }
 
-    /// Whether no more wait, for one that takes its time, than may.
+    /// To be called when what waits is others.
+    fn tell(&self, state: &State) {
+        // Relaxed: nothing else is told by it, and who finds it looks at the state.
+        self.crowded.store(state.waiting.len() > self.limit || state.discarded > 0, Ordering::Relaxed);
+    }
+
+    /// Whether more wait than may, so that nothing with descriptors is to be received. Nobody is woken when that is over: see
+    /// [`Pause`](super::Pause).
     ///
     /// # Errors
     ///
-    /// More do: the peer is let go.
-    pub(crate) fn check(&self) -> Result<(), LinkEnd> {
+    /// It has been so for long: the peer is let go.
+    #[cfg(target_os = "linux")]
+    #[inline]
+    pub(crate) fn holds_up(&self) -> Result<bool, LinkEnd> {
+        // Relaxed: as in `tell`.
+        if self.crowded.load(Ordering::Relaxed) { self.holds_up_for_long() } else { Ok(false) }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[cold]
+    fn holds_up_for_long(&self) -> Result<bool, LinkEnd> {
         let state = self.lock();
         let (waiting, limit) = (state.waiting.len(), self.limit);
-        let stuck = waiting > limit && state.since.is_some_and(|since| since.elapsed() > LONG);
-        if stuck { Err(LinkEnd::Unclosed { waiting, limit }) } else { Ok(()) }
+        if waiting <= limit && state.discarded == 0 {
+            return Ok(false);
+        }
+        let long = state.since.is_some_and(|since| since.elapsed() > LONG);
+        if long { Err(LinkEnd::Unclosed { waiting, limit }) } else { Ok(true) }
     }
 }
 
 /// The threads of this process.
-static THREADS: Threads = Threads(Mutex::new(Work { links: VecDeque::new(), threads: 0 }));
+static THREADS: Threads = Threads(Mutex::new(Served { links: VecDeque::new(), threads: 0 }));
 
 /// How many there are at most, for all links.
 const MOST_THREADS: usize = 16;
 
-struct Threads(Mutex<Work>);
+struct Threads(Mutex<Served>);
 
-struct Work {
+struct Served {
     /// Links that have something to close, and no thread at it. Each is here once, or served by one thread.
     links: VecDeque<Arc<Closer>>,
     threads: usize,
 }
 
 impl Threads {
-    fn lock(&self) -> MutexGuard<'_, Work> {
+    fn lock(&self) -> MutexGuard<'_, Served> {
         // As in `Closer::lock`.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Gives a link a thread, or lets it wait for one. Where none can be started, it waits for the next time.
     fn serve(&'static self, link: Arc<Closer>) {
-        let mut work = self.lock();
-        work.links.push_back(link);
-        if work.threads == MOST_THREADS {
+        let mut served = self.lock();
+        served.links.push_back(link);
+        if served.threads == MOST_THREADS {
             return;
         }
-        work.threads += 1;
-        drop(work);
+        served.threads += 1;
+        drop(served);
         let started = thread::Builder::new().name("adjoin-close".into()).spawn(|| self.run());
         if started.is_err() {
             self.lock().threads -= 1;
         }
     }
 
-    /// Closes one descriptor of each link in turn, until there are none.
+    /// Does one thing for each link in turn, until there is nothing to do.
     fn run(&self) {
         let mut again = None;
         loop {
-            let mut work = self.lock();
-            work.links.extend(again.take());
-            let Some(link) = work.links.pop_front() else {
-                work.threads -= 1;
+            let mut served = self.lock();
+            served.links.extend(again.take());
+            let Some(link) = served.links.pop_front() else {
+                served.threads -= 1;
                 return;
             };
-            drop(work);
-            again = link.close_one().then_some(link);
+            drop(served);
+            again = link.do_one().then_some(link);
         }
     }
 }
@@ -178,7 +252,7 @@ mod tests {
         }
         assert!(held_up.lock().waiting.len() >= MOST_THREADS);
         drop(readers);
-        while held_up.lock().since.is_some() {
+        while held_up.lock().served {
             thread::sleep(Duration::from_millis(1));
         }
     }

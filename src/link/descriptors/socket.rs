@@ -1,4 +1,4 @@
-//! The two system calls.
+//! The system calls.
 #![allow(unsafe_code)]
 
 use std::{
@@ -9,23 +9,44 @@ use std::{
 
 use rustix::{
     fd::{BorrowedFd, FromRawFd, OwnedFd},
+    io::Errno,
     net::{
         RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-        SendAncillaryMessage, SendFlags, recvmsg, sendmsg, sockopt,
+        SendAncillaryMessage, SendFlags, recv, recvmsg, sendmsg, sockopt,
     },
 };
 
-use super::{Closer, Descriptors, MOST_DESCRIPTORS};
+use super::{Closer, Descriptors, MOST_DESCRIPTORS, short};
 use crate::link::EncodeFault;
 
-/// What one `recvmsg` brought.
+/// What was received at once.
 #[derive(Debug)]
 pub(crate) struct Received {
     pub(crate) bytes: usize,
     pub(crate) descriptors: Descriptors,
-    /// Descriptors came that this process may not have, and the system has closed them. Not since there were too
-    /// many: nobody can send more at once than [`receive`] has room for.
-    pub(crate) lost: bool,
+    /// Descriptors came that this process may not have. Not since there were too many: nobody can send more at once than
+    /// [`receive`] has room for.
+    pub(crate) lost: Option<Lost>,
+}
+
+/// Where descriptors are that could not be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lost {
+    /// The system has closed them.
+    Gone,
+    /// Still in the socket, with the bytes that they came with, which were looked at and not taken. They have to be taken
+    /// out by [`discard`], before anything else is received, by a thread that may wait.
+    Left,
+}
+
+/// Whether to look at a message before it is taken, so that descriptors in it that this process may not have stay where they
+/// are. Else the system lets go of them in the call that receives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Look {
+    /// Each time: one system call more.
+    Always,
+    /// When this process is short of descriptors, as far as it knows.
+    IfShort,
 }
 
 /// Whose the end of a socket is that is received from.
@@ -61,11 +82,46 @@ pub(crate) fn refused(error: &io::Error) -> EncodeFault {
     }
 }
 
-/// One `recvmsg`, which does not wait. No program that this one starts inherits the descriptors; what nobody takes,
-/// `closer` closes.
+/// Receives what is there, and does not wait: one `recvmsg`, and where it looks first, one `recv` more. No program that this
+/// one starts inherits the descriptors; what nobody takes, `closer` closes.
 pub(crate) fn receive(
     socket: BorrowedFd<'_>,
     end: End,
+    look: Look,
+    bytes: &mut [u8],
+    closer: &Arc<Closer>,
+) -> io::Result<Received> {
+    let looks = look == Look::Always || short::is_short();
+    let mut received = receive_once(socket, end, looks, bytes, closer)?;
+    match received.lost {
+        Some(_) => short::lost(),
+        None => short::came(&received.descriptors),
+    }
+    if looks && received.lost.is_none() {
+        // The descriptors that come with it are here already, so that nothing is closed for the last time.
+        received.bytes = recv(socket, &mut bytes[..received.bytes], RecvFlags::DONTWAIT)?.1;
+    }
+    Ok(received)
+}
+
+/// Takes bytes out of a socket, with the descriptors that are among them. Waits for the last close of each.
+pub(crate) fn discard(socket: BorrowedFd<'_>, mut bytes: usize) {
+    let mut into = [0; 4 << 10];
+    while bytes > 0 {
+        let most = bytes.min(into.len());
+        match recv(socket, &mut into[..most], RecvFlags::DONTWAIT) {
+            Ok((_, 0)) => return,
+            Ok((_, taken)) => bytes -= taken,
+            Err(Errno::INTR) => {}
+            Err(_) => return, // told to who receives next
+        }
+    }
+}
+
+fn receive_once(
+    socket: BorrowedFd<'_>,
+    end: End,
+    looks: bool,
     bytes: &mut [u8],
     closer: &Arc<Closer>,
 ) -> io::Result<Received> {
@@ -74,14 +130,15 @@ pub(crate) fn receive(
         space.0.fill(MaybeUninit::new(0));
     }
     let mut ancillary = RecvAncillaryBuffer::new(&mut space.0);
-    let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
+    let mut flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
+    flags.set(RecvFlags::PEEK, looks);
     let got = recvmsg(socket, &mut [IoSliceMut::new(bytes)], &mut ancillary, flags)?;
     let rights = ancillary.drain().filter_map(|message| match message {
         RecvAncillaryMessage::ScmRights(rights) => Some(rights),
         _ => None,
     });
     let descriptors = rights.flatten().collect::<Descriptors>().passed(closer);
-    let (bytes, lost) = (got.bytes, got.flags.contains(ReturnFlags::CTRUNC));
+    let lost = got.flags.contains(ReturnFlags::CTRUNC).then_some(if looks { Lost::Left } else { Lost::Gone });
     drop(ancillary);
     if end == End::Shared {
         // SAFETY: initialised: each byte was before, and the system writes bytes. In bounds, aligned: the slice is of
@@ -89,7 +146,7 @@ pub(crate) fn receive(
         let space = unsafe { std::slice::from_raw_parts(space.0.as_ptr().cast::<u8>(), SPACE) };
         unasked_for(space).for_each(drop);
     }
-    Ok(Received { bytes, descriptors, lost })
+    Ok(Received { bytes: got.bytes, descriptors, lost })
 }
 
 /// Prepares a stream socket that a stranger has the other end of: what he sends out of band comes with everything else. Else

@@ -15,7 +15,7 @@ mod socket;
 use std::collections::VecDeque;
 
 pub(super) use self::socket::{
-    Passage, Waits, adopt, carries, duplicate, poll_read, poll_room, refused, try_write,
+    Passage, Waits, adopt, carries, duplicate, hang_up, poll_read, poll_room, refused, try_write,
 };
 use crate::{
     error::LinkEnd,
@@ -51,7 +51,7 @@ pub(super) struct Inbox {
 }
 
 struct Packet {
-    /// `None`: the system has closed some.
+    /// `None`: this process may not have so many.
     descriptors: Option<Descriptors>,
     /// Where in the stream the read ended that brought it.
     end: u64,

@@ -24,6 +24,7 @@ use crate::{
     link::{
         ChannelRef, Limits, Receiver, Sink,
         codec::{decode_message, message_limit, oversize},
+        descriptors::Pause,
         frame::{Deframer, FrameFault},
     },
     settings::{Settings, Waiting},
@@ -42,6 +43,8 @@ pub(super) struct StreamReceiver<R: 'static> {
     read: u64,
     /// The descriptors that arrived.
     carried: Inbox,
+    /// Until descriptors may be received again.
+    pause: Pause,
     /// Who closes those that nobody takes, and the socket. Dropped after the reader.
     retired: Arc<Retired>,
     /// Scratch of one message.
@@ -65,6 +68,7 @@ impl<R: 'static> StreamReceiver<R> {
             apart: None,
             read: 0,
             carried: Inbox::default(),
+            pause: Pause::default(),
             retired,
             channels: Vec::new(),
             max_payload_size: settings.max_payload_size,
@@ -200,9 +204,8 @@ impl<R: AsyncRead + Unpin + 'static> StreamReceiver<R> {
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<io::Result<usize>, LinkEnd>> {
         let room = self.deframer.room();
         let into = (&mut *room, self.read);
-        if let Some(read) =
-            carried::poll_read(&self.reader, cx, into, &mut self.carried, &self.retired.closer)
-        {
+        let held_up = (&*self.retired, &mut self.pause);
+        if let Some(read) = carried::poll_read(&self.reader, cx, into, &mut self.carried, held_up) {
             return read;
         }
         let mut room = ReadBuf::new(room);

@@ -2,7 +2,6 @@
 
 use std::{
     io,
-    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -11,7 +10,8 @@ use crate::{
     error::LinkEnd,
     link::{
         EncodeFault,
-        descriptors::{Closer, Descriptors, Fd},
+        descriptors::{Descriptors, Fd, Pause},
+        stream::retire::Retired,
     },
 };
 
@@ -67,7 +67,7 @@ pub(in super::super) fn poll_read<R: 'static>(
     _: &mut Context<'_>,
     _: (&mut [u8], u64),
     _: &mut Inbox,
-    _: &Arc<Closer>,
+    _: (&Retired, &mut Pause),
 ) -> Option<Poll<Result<io::Result<usize>, LinkEnd>>> {
     None
 }
@@ -76,6 +76,9 @@ pub(in super::super) fn poll_read<R: 'static>(
 pub(in super::super) fn adopt<R: 'static>(_: &R) {}
 
 /// Another descriptor for the socket of a half that carries some.
-pub(in super::super) fn duplicate<H: 'static>(_: &H) -> Option<Fd> {
-    None
+pub(in super::super) fn duplicate<H: 'static>(_: &H) -> io::Result<Option<Fd>> {
+    Ok(None)
 }
+
+/// Nothing more comes for a half that carries descriptors.
+pub(in super::super) fn hang_up<H: 'static>(_: &H) {}

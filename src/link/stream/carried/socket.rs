@@ -21,7 +21,8 @@ use crate::{
     error::LinkEnd,
     link::{
         EncodeFault,
-        descriptors::{self, Closer, Descriptors, End, Unread, is_drained},
+        descriptors::{self, Closer, Descriptors, End, Look, Lost, Pause, Unread, is_drained},
+        stream::retire::Retired,
     },
 };
 
@@ -113,18 +114,35 @@ pub(in super::super) fn poll_read<R: 'static>(
     cx: &mut Context<'_>,
     (room, before): (&mut [u8], u64),
     inbox: &mut Inbox,
-    closer: &Arc<Closer>,
+    (retired, pause): (&Retired, &mut Pause),
 ) -> Option<Poll<Result<io::Result<usize>, LinkEnd>>> {
-    let read = poll_receive(socket(reader)?, cx, room, closer);
+    let socket = socket(reader)?;
+    // Which bytes have descriptors is not known before they are read.
+    match retired.closer().holds_up() {
+        Ok(false) => {}
+        Ok(true) => {
+            pause.begin(cx);
+            return Some(Poll::Pending);
+        }
+        Err(end) => return Some(Poll::Ready(Err(end))),
+    }
+    let read = poll_receive(socket, cx, room, retired.closer());
     Some(read.map(|received| {
         let Received { bytes, packet } = match received {
             Ok(received) => received,
             Err(error) => return Ok(Err(error)),
         };
-        if let Some(packet) = packet {
-            closer.check()?;
-            inbox.push(packet, before.saturating_add(bytes as u64))?;
-        }
+        let packet = match packet {
+            None => return Ok(Ok(bytes)),
+            Some(Ok(descriptors)) => Some(descriptors),
+            Some(Err(lost)) => {
+                if lost == Lost::Left {
+                    retired.discard(bytes);
+                }
+                None
+            }
+        };
+        inbox.push(packet, before.saturating_add(bytes as u64))?;
         Ok(Ok(bytes))
     }))
 }
@@ -132,8 +150,8 @@ pub(in super::super) fn poll_read<R: 'static>(
 /// What one read brought.
 struct Received {
     bytes: usize,
-    /// Descriptors, if some came; `None` for those that the system has closed.
-    packet: Option<Option<Descriptors>>,
+    /// Descriptors, if some came.
+    packet: Option<Result<Descriptors, Lost>>,
 }
 
 fn poll_receive(
@@ -147,9 +165,11 @@ fn poll_receive(
         let mut received = None;
         let tried = socket.try_io(Interest::READABLE, || {
             let descriptors::Received { bytes, descriptors, lost } =
-                descriptors::receive(socket.as_fd(), End::Own, room, closer)?;
-            let packet =
-                if lost { Some(None) } else { (!descriptors.is_empty()).then_some(Some(descriptors)) };
+                descriptors::receive(socket.as_fd(), End::Own, Look::IfShort, room, closer)?;
+            let packet = match lost {
+                Some(lost) => Some(Err(lost)),
+                None => (!descriptors.is_empty()).then_some(Ok(descriptors)),
+            };
             // A short read has emptied the socket, unless descriptors have ended it: the poller tells of what comes
             // next, and a system call that would find nothing is saved.
             let emptied = (1..room.len()).contains(&bytes) && packet.is_none();
@@ -173,9 +193,14 @@ pub(in super::super) fn adopt<R: 'static>(reader: &R) {
     }
 }
 
-/// Another descriptor for the socket of a half that carries some, for which nothing more comes.
-pub(in super::super) fn duplicate<H: 'static>(half: &H) -> Option<OwnedFd> {
-    let socket = socket(half)?.as_fd();
-    let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Read); // it fails where the peer was faster
-    socket.try_clone_to_owned().ok() // if this process may have no more, the system closes what is left with the socket
+/// Another descriptor for the socket of a half that carries some.
+pub(in super::super) fn duplicate<H: 'static>(half: &H) -> io::Result<Option<OwnedFd>> {
+    socket(half).map(|socket| socket.as_fd().try_clone_to_owned()).transpose()
+}
+
+/// Nothing more comes for a half that carries descriptors.
+pub(in super::super) fn hang_up<H: 'static>(half: &H) {
+    if let Some(socket) = socket(half) {
+        let _ = rustix::net::shutdown(socket.as_fd(), rustix::net::Shutdown::Read); // it fails where the peer was faster
+    }
 }
