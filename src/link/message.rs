@@ -174,19 +174,24 @@ pub(crate) struct Encoder<'a> {
     /// Where the next byte goes in `room`.
     at: usize,
     channels: &'a mut Vec<ChannelRef>,
-    lendable: Lendable,
+    lendable: &'a Lendable,
     lent: Option<Lent>,
     descriptors: Descriptors,
 }
 
 /// What may be left where it lies: what was frozen before the encoding began. For one that is frozen meanwhile, nobody
 /// can tell later whether its bytes, at their place, are those that were to be encoded.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
+#[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Lendable {
     /// The addresses of blocks that may be lent.
     pub(crate) addresses: Range<usize>,
     /// How many of them had ever been frozen.
     pub(crate) frozen_before: u64,
+}
+
+impl Lendable {
+    /// Nothing may be.
+    pub(crate) const NOTHING: Lendable = Lendable { addresses: 0..0, frozen_before: 0 };
 }
 
 /// Bytes of a payload that were left where they lie.
@@ -207,39 +212,49 @@ const MIN_LENT: usize = 256;
 
 impl<'a> Encoder<'a> {
     /// Starts at the beginning of `room`, with an empty list of channels and no descriptors.
+    #[inline]
     pub(crate) fn new(room: &'a mut [u8], channels: &'a mut Vec<ChannelRef>) -> Self {
         channels.clear();
         Encoder {
             room,
             at: 0,
             channels,
-            lendable: Lendable::default(),
+            lendable: &Lendable::NOTHING,
             lent: None,
             descriptors: Descriptors::default(),
         }
     }
 
     /// As [`new`](Encoder::new), where such bytes may be left where they lie.
-    pub(crate) fn lending(room: &'a mut [u8], channels: &'a mut Vec<ChannelRef>, lendable: Lendable) -> Self {
+    #[inline]
+    pub(crate) fn lending(
+        room: &'a mut [u8],
+        channels: &'a mut Vec<ChannelRef>,
+        lendable: &'a Lendable,
+    ) -> Self {
         Encoder { lendable, ..Encoder::new(room, channels) }
     }
 
     /// What was left where it lies.
+    #[inline]
     pub(crate) fn lent(&self) -> Option<Lent> {
         self.lent
     }
 
     /// How many bytes were written, or would have been in a longer room.
+    #[inline]
     pub(crate) fn written(&self) -> usize {
         self.at
     }
 
     /// Bytes of the payload so far, those that found no room and those that were left where they lie included.
+    #[inline]
     pub(crate) fn len(&self) -> usize {
         self.lent.map_or(self.at, |lent| self.at.saturating_add(lent.len))
     }
 
     /// Whether all bytes so far found room.
+    #[inline]
     pub(crate) fn fits(&self) -> bool {
         self.at <= self.room.len()
     }
@@ -273,10 +288,18 @@ impl<'a> Encoder<'a> {
         self.at = end;
     }
 
+    #[inline]
+    fn push(&mut self, byte: u8) {
+        if let Some(place) = self.room.get_mut(self.at) {
+            *place = byte;
+        }
+        self.at = self.at.saturating_add(1);
+    }
+
     /// Leaves bytes where they lie, if they may be.
     fn leave(&mut self, bytes: &[u8]) -> bool {
         let Range { start, end } = bytes.as_ptr_range();
-        let Lendable { addresses, frozen_before } = &self.lendable;
+        let Lendable { addresses, frozen_before } = self.lendable;
         let leaves = self.lent.is_none() && addresses.start <= start.addr() && end.addr() <= addresses.end;
         if leaves {
             let (at, address, len) = (self.at, start.addr(), bytes.len());
@@ -292,10 +315,7 @@ impl postcard::ser_flavors::Flavor for &mut Encoder<'_> {
 
     #[inline]
     fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
-        if let Some(place) = self.room.get_mut(self.at) {
-            *place = byte;
-        }
-        self.at = self.at.saturating_add(1);
+        self.push(byte);
         Ok(())
     }
 

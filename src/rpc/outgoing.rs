@@ -80,7 +80,10 @@ impl Outgoing {
     /// The sender, while there is one.
     #[inline]
     fn sender(&mut self) -> Result<&mut Box<dyn Sender>, LinkEnd> {
-        self.sender.as_mut().ok_or(LinkEnd::Closed)
+        match &mut self.sender {
+            Some(sender) => Ok(sender),
+            None => Err(LinkEnd::Closed),
+        }
     }
 
     /// Gives the sender away, after the link's end.

@@ -151,7 +151,36 @@ pub(super) fn parse<'a>(
     outside: Option<Brought<'a>>,
 ) -> Result<Message<'a>, LinkEnd> {
     let tag = Tag::from_u32(tag);
-    let parts_of_kind = match tag.kind {
+    match tag.kind {
+        // The three of which nearly all traffic is: each is checked by code of its own, which knows its parts.
+        kind::REQUEST => parse_as(kind::REQUEST, tag, body, channels, outside),
+        kind::RESPONSE => parse_as(kind::RESPONSE, tag, body, channels, outside),
+        kind::DATA => parse_as(kind::DATA, tag, body, channels, outside),
+        kind => parse_rare(kind, tag, body, channels, outside),
+    }
+}
+
+#[inline(never)]
+fn parse_rare<'a>(
+    kind: u8,
+    tag: Tag,
+    body: &'a [u8],
+    channels: &'a mut Vec<ChannelRef>,
+    outside: Option<Brought<'a>>,
+) -> Result<Message<'a>, LinkEnd> {
+    parse_as(kind, tag, body, channels, outside)
+}
+
+/// Reads a message of a kind, which is the tag's.
+#[inline(always)]
+fn parse_as<'a>(
+    kind: u8,
+    tag: Tag,
+    body: &'a [u8],
+    channels: &'a mut Vec<ChannelRef>,
+    outside: Option<Brought<'a>>,
+) -> Result<Message<'a>, LinkEnd> {
+    let parts_of_kind = match kind {
         kind::HELLO => return Err(Violation::HelloOrdering.into()),
         kind => parts(kind).ok_or(Violation::UnknownVariant { kind: kind.into() })?,
     };
@@ -172,14 +201,16 @@ pub(super) fn parse<'a>(
     absent(PAYLOAD | REASON, "frame.len", payload.len() as u64)?;
     absent(CHANNELS, "frame.channels", tag.channels.into())?;
     channels.clear();
-    channels.extend(list.as_chunks().0.iter().map(channel));
+    if !list.is_empty() {
+        channels.extend(list.as_chunks().0.iter().map(channel));
+    }
     let reason = if parts_of_kind & REASON == 0 { "" } else { reason(payload)? };
     let payload = match outside {
         _ if parts_of_kind & PAYLOAD == 0 => Brought::Here(NOTHING),
         Some(outside) => outside,
         None => Brought::Here(payload),
     };
-    Ok(Message { head: typed(tag.kind, &head, metadata, reason)?, channels, payload })
+    Ok(Message { head: typed(kind, &head, metadata, reason)?, channels, payload })
 }
 
 /// How many descriptors a message carries, by its frame.

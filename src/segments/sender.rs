@@ -203,13 +203,13 @@ impl Sender for ShmSender {
         let mut least = FrameHead::BYTES + framed.metadata.len() + framed.reason.len();
         let (longest, mut lendable) = (self.longest_inline, self.arena.lendable());
         loop {
-            match try_in(self.reserve(least)?, &framed, body, longest, lendable.clone())? {
+            match try_in(self.reserve(least)?, &framed, body, longest, &lendable)? {
                 Tried::Sent(payload) => {
                     self.unpublished = true;
                     return Ok(payload);
                 }
                 Tried::Needs(len) => least = len,
-                Tried::Copy => lendable = Lendable::default(),
+                Tried::Copy => lendable = Lendable::NOTHING,
                 Tried::Unpassed(len, why) => return Err(self.unpassed(len, why)),
                 Tried::TooLong(len) => return self.send_in_block(&framed, body, len),
             }
@@ -291,13 +291,15 @@ fn try_in(
     framed: &Framed<'_>,
     body: &mut dyn Body,
     longest: usize,
-    lendable: Lendable,
+    lendable: &Lendable,
 ) -> Result<Tried, SendFault> {
     let front = FrameHead::BYTES + framed.metadata.len();
     // `reserve` was asked for more than that.
     let behind = room.bytes().get_mut(front..).unwrap_or_default();
     let mut encoder = Encoder::lending(behind, channels, lendable);
-    encoder.extend(framed.reason.as_bytes());
+    if !framed.reason.is_empty() {
+        encoder.extend(framed.reason.as_bytes());
+    }
     body.encode(&mut encoder).map_err(SendFault::Encode)?;
     let (payload, fits, lent, written) = (encoder.len(), encoder.fits(), encoder.lent(), encoder.written());
     let descriptors = encoder.into_descriptors();
@@ -371,7 +373,9 @@ fn write_front(room: &mut Room<'_, Mapped>, framed: &Framed<'_>, descriptors: &D
         head.extra = descriptors.len() as u32; // within `MOST_DESCRIPTORS`
     }
     room.write_at(0, &head.to_bytes());
-    room.write_at(FrameHead::BYTES, framed.metadata);
+    if !framed.metadata.is_empty() {
+        room.write_at(FrameHead::BYTES, framed.metadata);
+    }
 }
 
 fn write_channels(room: &mut Room<'_, Mapped>, at: usize, channels: &[ChannelRef]) {
