@@ -288,6 +288,18 @@ impl<'a> Encoder<'a> {
         self.at = end;
     }
 
+    /// Appends a byte vector as postcard does: its length, seven bits a byte, lowest first, and the bytes.
+    #[inline]
+    pub(crate) fn vector(&mut self, bytes: &[u8]) {
+        let mut rest = bytes.len();
+        while rest > 0x7f {
+            self.push(rest as u8 | 0x80);
+            rest >>= 7;
+        }
+        self.push(rest as u8);
+        self.extend(bytes);
+    }
+
     #[inline]
     fn push(&mut self, byte: u8) {
         if let Some(place) = self.room.get_mut(self.at) {

@@ -33,12 +33,15 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Value for T {}
 pub const fn derive_serialize_and_deserialize<T: Value>() {}
 
 /// Appends the encoding of one value.
+#[inline]
 pub(crate) fn encode_value<T: Serialize + 'static>(value: &T, out: &mut Encoder<'_>) -> postcard::Result<()> {
-    let mut serializer = postcard::Serializer { output: out };
     let any: &dyn Any = value;
     if let Some(bytes) = any.downcast_ref::<Vec<u8>>() {
-        serde_bytes::serialize(bytes, &mut serializer)
-    } else if let Some(bytes) = any.downcast_ref::<Option<Vec<u8>>>() {
+        out.vector(bytes);
+        return Ok(());
+    }
+    let mut serializer = postcard::Serializer { output: out };
+    if let Some(bytes) = any.downcast_ref::<Option<Vec<u8>>>() {
         bytes.as_deref().map(serde_bytes::Bytes::new).serialize(&mut serializer)
     } else {
         value.serialize(&mut serializer)
@@ -46,6 +49,7 @@ pub(crate) fn encode_value<T: Serialize + 'static>(value: &T, out: &mut Encoder<
 }
 
 /// Reads one value and leaves the rest to the next.
+#[inline]
 fn decode_next<T: DeserializeOwned + 'static>(input: &mut Input<'_>) -> Result<T, DecodeError> {
     if is::<T, Vec<u8>>() {
         cast(serde_bytes::deserialize::<Vec<u8>, _>(input.value())?)
@@ -58,6 +62,7 @@ fn decode_next<T: DeserializeOwned + 'static>(input: &mut Input<'_>) -> Result<T
 }
 
 /// Reads one value that must take up all bytes, of at most so many levels one within the other.
+#[inline]
 pub(crate) fn decode_value<T: DeserializeOwned + 'static>(
     bytes: &[u8],
     nesting: u32,
