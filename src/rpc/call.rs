@@ -256,6 +256,13 @@ impl Untyped {
         arguments: &mut dyn Unsent,
         result: &mut dyn Expected,
     ) -> Poll<Option<CallError>> {
+        if let State::Direct(call) = &mut self.state
+            && let Some(payload) = call.take_payload()
+        {
+            let read = read(&payload, Unclaimed::default(), None, call.nesting(), result);
+            call.recycle(payload);
+            return Poll::Ready(read.err());
+        }
         let reply = match ready!(self.poll_reply(cx, arguments)) {
             Ok(reply) => reply,
             Err(error) => {
@@ -270,7 +277,7 @@ impl Untyped {
             payload.decode(|payload| read(payload, channels, metadata.as_deref(), nesting, result))
         };
         match &mut self.state {
-            State::Direct(call) => call.recycle(payload), // where it is: it is long, and dropped with this
+            State::Direct(call) => call.recycle(payload.into_room()), // where it is: it is long, and dropped with this
             state => *state = State::Done,
         }
         Poll::Ready(read.err())

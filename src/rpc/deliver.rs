@@ -349,7 +349,9 @@ impl<'h> Deliver<'h> {
         match (call, answer.payload) {
             (Some(slot), Brought::Here(payload)) if plain && payload.len() < MIN_VECTOR => {
                 // Nothing in it takes the session's lock, which the next answer needs again.
-                self.wakers.extend(slot.answer(payload, channels));
+                if let Some(waker) = slot.answer(payload) {
+                    self.wakers.push(waker);
+                }
                 Todo::Nothing
             }
             (Some(slot), payload) => {

@@ -80,6 +80,12 @@ impl<'a> Payload<'a> {
         }
     }
 
+    /// Memory of its own that it was copied to, to be used again.
+    #[inline]
+    pub(crate) fn into_room(self) -> Vec<u8> {
+        if let Payload::Copied(room) = self { room } else { Vec::new() }
+    }
+
     /// The verdict that an answer begins with.
     pub(crate) fn verdict(&self) -> Option<Verdict> {
         match self {

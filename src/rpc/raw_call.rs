@@ -55,9 +55,17 @@ impl CallOptions {
     /// When the call is over: by its own timeout, by an entry `timeout-ns` of its metadata, or by the deadline of
     /// the handler that makes it, whichever is first. What is left of that is the call's timeout from now on, so
     /// that deadlines shrink from hop to hop.
+    #[inline]
     pub(crate) fn settle_deadline(&mut self) -> Result<Option<Instant>, CallError> {
-        let carried = self.metadata.timeout();
         let inherited = Context::current_deadline();
+        if self.timeout.is_none() && self.metadata.is_empty() && inherited.is_none() {
+            return Ok(None);
+        }
+        self.settle_first(inherited)
+    }
+
+    fn settle_first(&mut self, inherited: Option<Instant>) -> Result<Option<Instant>, CallError> {
+        let carried = self.metadata.timeout();
         if self.timeout.is_none() && carried.is_none() && inherited.is_none() {
             return Ok(None);
         }
@@ -79,7 +87,7 @@ impl CallOptions {
         if let Some(nonce) = self.nonce {
             self.metadata.set(Nonce::KEY, nonce.to_bytes().to_vec());
         }
-        encoded(&self.metadata)
+        if self.metadata.is_empty() { Ok(Vec::new()) } else { encoded(&self.metadata) }
     }
 }
 
@@ -119,15 +127,22 @@ enum State {
         place: Place,
     },
     /// The request was sent.
-    Waiting {
+    Sent {
         slot: Arc<CallSlot>,
         request_id: u64,
-        /// It was sent by the poll that runs, whose waker is in the slot, and nothing has been received in that since.
-        armed: bool,
+        stage: Stage,
     },
-    /// The answer was taken out of the slot.
-    Answered(Arc<CallSlot>),
     Done,
+}
+
+/// How far a request is that was sent.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// It was sent by the poll that runs, whose waker is in the slot, and nothing has been received in that since.
+    Armed,
+    Waiting,
+    /// The answer was taken out of the slot.
+    Answered,
 }
 
 impl RawCall {
@@ -162,7 +177,8 @@ impl RawCall {
         let attempt = |patience| send_request(&self.connection, request, payload, patience, cx.waker());
         if let Poll::Ready(sent) = hub.poll_attempt(cx, place, attempt) {
             let Sent { slot, request_id, alone } = sent?;
-            self.state = State::Waiting { slot, request_id, armed: !alone };
+            let stage = if alone { Stage::Waiting } else { Stage::Armed };
+            self.state = State::Sent { slot, request_id, stage };
             if alone {
                 look_ahead(self.connection.hub(), cx.waker());
             }
@@ -179,22 +195,47 @@ impl RawCall {
     /// Waits for the answer to the request that was sent. Where that was by the same poll of the caller, its waker is
     /// the same one.
     pub(crate) fn poll_reply(&mut self, cx: &TaskContext<'_>) -> Poll<Result<Reply, CallError>> {
-        let State::Waiting { slot, armed, .. } = &mut self.state else { return Poll::Pending };
-        if mem::take(armed) {
-            return Poll::Pending;
+        let State::Sent { slot, stage, .. } = &mut self.state else { return Poll::Pending };
+        match stage {
+            Stage::Armed => {
+                *stage = Stage::Waiting;
+                return Poll::Pending;
+            }
+            Stage::Waiting => {}
+            Stage::Answered => return Poll::Pending,
         }
         let outcome = std::task::ready!(slot.poll(cx));
-        if let State::Waiting { slot, .. } = mem::replace(&mut self.state, State::Done) {
-            self.state = State::Answered(slot);
+        *stage = Stage::Answered;
+        let answer = match outcome {
+            Outcome::Payload => Answer::plain(slot.take_room()),
+            Outcome::Answer(answer) => answer,
+            Outcome::TimedOut => return Poll::Ready(Err(timed_out(self.timeout))),
+            Outcome::Ended(end) => return Poll::Ready(Err(CallError::Ended(end))),
+        };
+        if self.ran_out(&answer) {
+            return Poll::Ready(Err(timed_out(self.timeout)));
         }
-        Poll::Ready(match outcome {
-            Outcome::Answer(answer) if self.ran_out(&answer) => Err(timed_out(self.timeout)),
-            Outcome::Answer(Answer { payload, channels, metadata }) => {
-                Ok(Reply { payload, channels, metadata, nesting: self.connection.hub().max_nesting })
-            }
-            Outcome::TimedOut => Err(timed_out(self.timeout)),
-            Outcome::Ended(end) => Err(CallError::Ended(end)),
-        })
+        let Answer { payload, channels, metadata } = answer;
+        Poll::Ready(Ok(Reply { payload, channels, metadata, nesting: self.nesting() }))
+    }
+
+    /// Takes the answer if it is there and nothing but a payload, as nearly all are: a short way to what
+    /// [`poll_reply`](RawCall::poll_reply) says, which is to be asked otherwise.
+    #[inline]
+    pub(crate) fn take_payload(&mut self) -> Option<Vec<u8>> {
+        let State::Sent { slot, stage: stage @ Stage::Waiting, .. } = &mut self.state else { return None };
+        if self.deadline.is_some() {
+            return None; // it may have run out
+        }
+        let payload = slot.take_payload()?;
+        *stage = Stage::Answered;
+        Some(payload)
+    }
+
+    /// The levels that the values of its answer may have.
+    #[inline]
+    pub(crate) fn nesting(&self) -> u32 {
+        self.connection.hub().max_nesting
     }
 
     /// Whether the callee has stopped the handler because the call's time is over, and its answer was faster than the
@@ -206,9 +247,10 @@ impl RawCall {
     }
 
     /// The answer was read: its room is kept for the next call.
-    pub(crate) fn recycle(&mut self, payload: Answered<'static>) {
-        if let State::Answered(slot) = mem::replace(&mut self.state, State::Done) {
-            CallSlot::keep(slot, payload);
+    #[inline]
+    pub(crate) fn recycle(&mut self, room: Vec<u8>) {
+        if let State::Sent { slot, stage: Stage::Answered, .. } = mem::replace(&mut self.state, State::Done) {
+            CallSlot::keep(slot, room);
         }
     }
 }
@@ -292,7 +334,9 @@ impl Drop for RawCall {
     /// Cancels the call if it is in flight. The races: its answer may be on its way, which is then dropped
     /// when it arrives; or in the slot already, which drops it, and resets what it opened.
     fn drop(&mut self) {
-        if let State::Waiting { slot, request_id, .. } = &self.state {
+        if let State::Sent { slot, request_id, stage } = &self.state
+            && *stage != Stage::Answered
+        {
             let (hub, conn, request_id) = (self.connection.hub(), self.connection.key(), *request_id);
             let mut session = lock(&hub.session);
             let abandoned = session.connection(conn).and_then(|open| open.calls.abandon(request_id));

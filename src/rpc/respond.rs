@@ -390,7 +390,13 @@ impl<'a, 'e> BindingBody<'a, 'e> {
     }
 
     /// The channels that were bound.
+    #[inline]
     pub(crate) fn channels(&self) -> Vec<Arc<Channel>> {
+        if self.bound.is_empty() { Vec::new() } else { self.bound_channels() }
+    }
+
+    #[cold]
+    fn bound_channels(&self) -> Vec<Arc<Channel>> {
         self.bound.iter().filter_map(|(bound, _)| bound.pass.channel().cloned()).collect()
     }
 

@@ -23,7 +23,7 @@ pub(crate) struct Slot<T> {
 
 struct Inner<T> {
     state: State<T>,
-    /// Room for an answer's payload, from a call before.
+    /// Room for an answer's payload, from a call before; then the payload, if the outcome is that and nothing else.
     spare: Vec<u8>,
 }
 
@@ -41,6 +41,9 @@ enum State<T> {
 
 /// How a call went.
 pub(crate) enum Outcome {
+    /// It was answered with a payload and nothing else, as nearly all are. That is in the room that the slot has, so that
+    /// it goes from hand to hand as three words.
+    Payload,
     Answer(Answer),
     TimedOut,
     Ended(LinkEnd),
@@ -53,6 +56,13 @@ pub(crate) struct Answer {
     pub(crate) channels: Unclaimed,
     /// `None`: it has none, as nearly all.
     pub(crate) metadata: Option<Box<Metadata>>,
+}
+
+impl Answer {
+    /// One that is nothing but a payload.
+    pub(crate) fn plain(payload: Vec<u8>) -> Self {
+        Answer { payload: Payload::Copied(payload), channels: Unclaimed::default(), metadata: None }
+    }
 }
 
 /// How a Connect went.
@@ -80,23 +90,16 @@ impl<T> Slot<T> {
     #[must_use]
     #[inline]
     pub(crate) fn complete(&self, outcome: T) -> Option<Waker> {
-        self.complete_with(outcome, |outcome, _| outcome)
-    }
-
-    /// As [`complete`](Slot::complete), with an outcome that is made of `from` and the spare room, if anybody waits
-    /// for it.
-    #[inline]
-    fn complete_with<F>(&self, from: F, make: impl FnOnce(F, Vec<u8>) -> T) -> Option<Waker> {
         let mut inner = lock(&self.inner);
         match &mut inner.state {
             State::Waiting(waker) => {
                 let waker = waker.take();
-                inner.state = State::Done(make(from, mem::take(&mut inner.spare)));
+                inner.state = State::Done(outcome);
                 waker
             }
             State::Done(_) | State::Taken => {
-                drop(inner); // what `from` holds takes other locks when it drops
-                drop(from);
+                drop(inner); // what `outcome` holds takes other locks when it drops
+                drop(outcome);
                 None
             }
         }
@@ -145,26 +148,42 @@ impl CallSlot {
         }
     }
 
-    /// Hands an answer to the caller; its payload is copied into the room that the slot has.
+    /// Hands an answer that is nothing but a payload to the caller: it is copied into the room that the slot has. As
+    /// [`complete`](Slot::complete) else.
     #[must_use]
     #[inline]
-    pub(crate) fn answer(&self, payload: &[u8], channels: Unclaimed) -> Option<Waker> {
-        self.complete_with(channels, |channels, mut room| {
-            room.extend_from_slice(payload);
-            Outcome::Answer(Answer { payload: Payload::Copied(room), channels, metadata: None })
-        })
+    pub(crate) fn answer(&self, payload: &[u8]) -> Option<Waker> {
+        let mut inner = lock(&self.inner);
+        let State::Waiting(waker) = &mut inner.state else { return None };
+        let waker = waker.take();
+        inner.spare.extend_from_slice(payload);
+        inner.state = State::Done(Outcome::Payload);
+        waker
+    }
+
+    /// Takes the outcome if it is [`Outcome::Payload`], and the payload with it.
+    #[inline]
+    pub(crate) fn take_payload(&self) -> Option<Vec<u8>> {
+        let mut inner = lock(&self.inner);
+        if !matches!(inner.state, State::Done(Outcome::Payload)) {
+            return None;
+        }
+        inner.state = State::Taken;
+        Some(mem::take(&mut inner.spare))
+    }
+
+    /// The payload of the outcome that was taken, if that was [`Outcome::Payload`].
+    pub(crate) fn take_room(&self) -> Vec<u8> {
+        mem::take(&mut lock(&self.inner).spare)
     }
 
     /// The call is over, and its answer was read: keeps the slot and the room for the next call of this thread.
     #[inline]
-    pub(crate) fn keep(slot: Arc<Self>, payload: Payload<'static>) {
-        let room = match payload {
-            Payload::Copied(mut room) if room.capacity() <= MAX_SPARE => {
-                room.clear();
-                room
-            }
-            _ => Vec::new(),
-        };
+    pub(crate) fn keep(slot: Arc<Self>, mut room: Vec<u8>) {
+        if room.capacity() > MAX_SPARE {
+            room = Vec::new();
+        }
+        room.clear();
         // Fails while the thread ends.
         let _ = USED.try_with(|used| {
             let mut used = used.borrow_mut();

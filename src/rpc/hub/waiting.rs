@@ -238,8 +238,11 @@ impl Place {
 }
 
 impl Drop for Place {
+    #[inline]
     fn drop(&mut self) {
-        self.leave();
+        if self.taken.is_some() {
+            self.leave();
+        }
     }
 }
 
