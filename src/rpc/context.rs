@@ -3,6 +3,7 @@
 use std::{
     cell::RefCell,
     future::Future,
+    mem,
     pin::Pin,
     sync::Arc,
     task::{Context as TaskContext, Poll},
@@ -120,6 +121,12 @@ impl<F: ?Sized> InContext<F> {
     pub(crate) fn new(context: Context, future: Pin<Box<F>>) -> Self {
         InContext { context: Some(context), future }
     }
+
+    /// The context, which is there between two polls.
+    #[inline]
+    pub(crate) fn context(&self) -> Option<&Context> {
+        self.context.as_ref()
+    }
 }
 
 impl Answering for InContext<dyn Future<Output = Outcome> + Send> {
@@ -135,19 +142,26 @@ impl<F: Future + ?Sized> Future for InContext<F> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<F::Output> {
         let this = &mut *self;
-        let _restore = Restore { outer: CURRENT.replace(this.context.take()), own: &mut this.context };
+        let _restore = Swapped::new(&mut this.context);
         this.future.as_mut().poll(cx)
     }
 }
 
-/// Puts the outer context back, also when the future panics.
-struct Restore<'a> {
-    outer: Option<Context>,
-    own: &'a mut Option<Context>,
+/// A context that has changed places with the outer one. They change back when this is dropped, also when the future
+/// panics.
+struct Swapped<'a>(&'a mut Option<Context>);
+
+impl<'a> Swapped<'a> {
+    #[inline]
+    fn new(own: &'a mut Option<Context>) -> Self {
+        CURRENT.with_borrow_mut(|current| mem::swap(current, own));
+        Swapped(own)
+    }
 }
 
-impl Drop for Restore<'_> {
+impl Drop for Swapped<'_> {
+    #[inline]
     fn drop(&mut self) {
-        *self.own = CURRENT.replace(self.outer.take());
+        CURRENT.with_borrow_mut(|current| mem::swap(current, self.0));
     }
 }

@@ -381,9 +381,10 @@ impl<'h> Deliver<'h> {
             Todo::Nothing => {}
             Todo::Serve { connection, request, channels, holds, deadline } => {
                 let held = holds.as_ref().copied().unwrap_or_default();
-                let request = IncomingRequest::arrived(connection, request, channels, held, deadline);
+                let rest = &mut None;
+                let request = IncomingRequest::arrived(connection, request, channels, held, deadline, rest);
                 match holds {
-                    Ok(_) => request.dispatch(),
+                    Ok(_) => request.dispatch(hub),
                     Err(why) => drop(request.reject(why)),
                 }
             }

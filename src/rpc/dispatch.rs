@@ -2,8 +2,10 @@
 
 use std::{
     future::Future,
+    mem,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
+    pin::Pin,
+    sync::{Arc, OnceLock},
     time::Instant,
 };
 
@@ -12,10 +14,11 @@ use serde::Serialize;
 use super::{
     channel::Unclaimed,
     connection::Connection,
+    context::{Context, InContext},
     dedup::{Joint, Recorder},
     errors::Never,
-    handler::{Origin, Serving},
-    hub::Holds,
+    handler::{self, Origin, Place, Serving},
+    hub::{Holds, Hub},
     intercept::{Chain, Outcome},
     introspection, keep_alive,
     method::{Method, Service},
@@ -56,8 +59,37 @@ pub struct Dispatch(pub(super) ());
 
 /// A request that waits to be served. Dropped unserved it is answered Cancelled.
 pub struct IncomingRequest<'a> {
-    origin: Origin,
-    unread: Unread<'a>,
+    connection: Connection,
+    method_id: MethodId,
+    /// The payload, if it lies in the receiver's memory.
+    here: &'a [u8],
+    rest: Rest<'a>,
+}
+
+/// Where the rest of a request is kept. It is long, and a request is handed on by value a number of times before its
+/// handler has it.
+enum Rest<'a> {
+    /// With whoever receives. `None` once somebody took it out.
+    Lent(&'a mut Option<Arrived>),
+    Kept(Box<Arrived>),
+}
+
+/// What came with a request.
+pub(crate) struct Arrived {
+    request_id: u64,
+    deadline: Option<Instant>,
+    metadata: Metadata,
+    /// What stands around its handler.
+    chain: Option<Chain>,
+    /// `None` once its handler has it, or it was refused.
+    responder: Option<Responder>,
+    /// Its handler goes on when its link ends.
+    outlives: bool,
+    /// Where an interceptor leaves the reason for which it is not served.
+    rejected: Option<Arc<OnceLock<Reason>>>,
+    channels: Unclaimed,
+    /// Borrows nothing: see [`IncomingRequest::here`].
+    payload: Payload<'static>,
 }
 
 /// What a request says before anybody has read it.
@@ -67,33 +99,80 @@ pub(super) struct Unread<'a> {
     pub(super) payload: Payload<'a>,
 }
 
+impl Rest<'_> {
+    #[inline]
+    fn get(&self) -> Option<&Arrived> {
+        match self {
+            Rest::Lent(rest) => rest.as_ref(),
+            Rest::Kept(rest) => Some(rest),
+        }
+    }
+
+    #[inline]
+    fn get_mut(&mut self) -> Option<&mut Arrived> {
+        match self {
+            Rest::Lent(rest) => rest.as_mut(),
+            Rest::Kept(rest) => Some(rest),
+        }
+    }
+
+    #[inline]
+    fn take(self) -> Option<Arrived> {
+        match self {
+            Rest::Lent(rest) => rest.take(),
+            Rest::Kept(rest) => Some(*rest),
+        }
+    }
+}
+
 impl<'a> IncomingRequest<'a> {
+    /// One that has arrived, kept in `rest` until somebody takes it out; whatever is left there is to be dropped then.
+    #[inline]
     pub(crate) fn arrived(
         connection: Connection,
         request: Incoming<'a>,
         channels: Unclaimed,
         holds: Holds,
         deadline: Option<Instant>,
+        rest: &'a mut Option<Arrived>,
     ) -> Self {
-        let Incoming { conn, request_id, metadata, .. } = request;
-        let mut responder = Responder::new(connection.clone(), conn, request_id, request.channels);
-        responder.holds(holds);
-        let method_id = MethodId::new(request.method_id);
-        let origin = Origin { connection, conn, request_id, method_id, deadline, metadata, chain: None };
-        let unread = Unread { responder, channels, payload: Payload::arrived(request.payload) };
-        IncomingRequest { origin, unread }
+        let Incoming { request_id, metadata, .. } = request;
+        let responder = Some(Responder::new(connection.clone(), request_id, request.channels, holds));
+        let (here, payload) = Payload::arrived(request.payload);
+        *rest = Some(Arrived {
+            request_id,
+            deadline,
+            metadata,
+            chain: None,
+            responder,
+            outlives: false,
+            rejected: None,
+            channels,
+            payload,
+        });
+        IncomingRequest {
+            connection,
+            method_id: MethodId::new(request.method_id),
+            here,
+            rest: Rest::Lent(rest),
+        }
     }
 
     /// Hands the request to the connection's dispatcher.
-    pub(crate) fn dispatch(self) {
-        let connection = self.connection();
-        let state = Arc::clone(connection.state());
-        if self.method_id() == keep_alive::PING_ID {
+    pub(crate) fn dispatch(self, hub: &Hub) {
+        let kept;
+        let state = if self.connection.key().is_root() {
+            &hub.root // without a count
+        } else {
+            kept = Arc::clone(self.connection.state());
+            &kept
+        };
+        if self.method_id == keep_alive::PING_ID {
             let _ = self.unknown_method();
             return;
         }
-        if self.method_id() == introspection::DESCRIBE_ID && connection.hub().introspection {
-            let limit = connection.hub().limits.max_payload_size;
+        if self.method_id == introspection::DESCRIBE_ID && hub.introspection {
+            let limit = hub.limits.max_payload_size;
             let _ = introspection::describe(self, state.dispatcher.clone(), limit);
             return;
         }
@@ -113,13 +192,14 @@ impl<'a> IncomingRequest<'a> {
     /// The method that is called.
     #[must_use]
     pub fn method_id(&self) -> MethodId {
-        self.origin.method_id
+        self.method_id
     }
 
     /// The metadata that came with the request.
     #[must_use]
     pub fn metadata(&self) -> &Metadata {
-        &self.origin.metadata
+        const NONE: &Metadata = &Metadata::EMPTY;
+        self.rest.get().map_or(NONE, |rest| &rest.metadata)
     }
 
     /// Answers that there is no such method.
@@ -129,37 +209,55 @@ impl<'a> IncomingRequest<'a> {
 
     /// Answers with an error of the protocol.
     pub(crate) fn refuse(self, verdict: Verdict) -> Dispatch {
-        self.unread.responder.refuse(verdict);
+        if let Some(responder) = self.into_responder() {
+            responder.refuse(verdict);
+        }
         Dispatch(())
     }
 
     /// The connection on which it came.
     #[must_use]
     pub fn connection(&self) -> &Connection {
-        &self.origin.connection
+        &self.connection
     }
 
     /// When its handler is to be done, if the call has a timeout.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
-        self.origin.deadline
+        self.rest.get()?.deadline
     }
 
     /// Answers [`Rejected`](crate::CallError::Rejected): it was not served, for a reason that the caller is shown.
     /// One that is longer than 1 KiB is cut there.
     pub fn reject(self, reason: impl Into<String>) -> Dispatch {
-        self.unread.responder.cancel(&Reason::Rejected(reason.into()));
+        if let Some(responder) = self.into_responder() {
+            responder.cancel(&Reason::Rejected(reason.into()));
+        }
         Dispatch(())
     }
 
-    /// Its parts.
-    pub(super) fn split(self) -> (Origin, Unread<'a>) {
-        (self.origin, self.unread)
+    /// Its parts. `None` when they are gone, which they are not before it is.
+    #[inline]
+    pub(super) fn split(self) -> Option<(Origin, Unread<'a>)> {
+        let IncomingRequest { connection, method_id, here, rest } = self;
+        let Arrived { request_id, deadline, metadata, chain, responder, channels, payload, .. } =
+            rest.take()?;
+        let (responder, borrows) = (responder?, matches!(payload, Payload::Borrowed(_)));
+        let payload = if borrows { Payload::Borrowed(here) } else { payload };
+        let origin = Origin { connection, request_id, method_id, deadline, metadata, chain };
+        Some((origin, Unread { responder, channels, payload }))
     }
 
-    /// What stands around its handler.
-    pub(super) fn chain(&mut self) -> &mut Option<Chain> {
-        &mut self.origin.chain
+    fn into_responder(self) -> Option<Responder> {
+        self.rest.take()?.responder
+    }
+
+    /// Puts more around its handler, within what is there.
+    pub(super) fn intercept(&mut self, chain: &Chain) {
+        if let Some(rest) = self.rest.get_mut() {
+            let before = rest.chain.take();
+            rest.chain = Some(before.map_or_else(|| chain.clone(), |outer| outer.followed_by(chain)));
+        }
     }
 
     /// Serves the request later, when `ready` is done; what was sent on its streams waits, too. Cancel, the request's
@@ -174,13 +272,17 @@ impl<'a> IncomingRequest<'a> {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let Unread { responder, channels, payload } = self.unread;
-        let unread = Unread { responder, channels, payload: payload.into_kept() };
-        let request = IncomingRequest { origin: self.origin, unread };
-        let origin = request.origin.place();
+        let IncomingRequest { connection, method_id, here, rest } = self;
+        let Some(mut rest) = rest.take() else { return Dispatch(()) };
+        if let Payload::Borrowed(_) = rest.payload {
+            rest.payload = Payload::Borrowed(here).into_kept();
+        }
+        let place = Place::of(&connection, rest.request_id);
+        let rest = Rest::Kept(Box::new(rest));
+        let request = IncomingRequest { connection, method_id, here: &[], rest };
         // What it is served by takes the place of the one that waits, so that one has to have it first.
         let (waits, goes_on) = tokio::sync::oneshot::channel::<()>();
-        origin.spawn(async move {
+        place.spawn(async move {
             let _ = goes_on.await;
             ready.await;
             // A `Deserialize` of the application may panic: that costs its own request.
@@ -192,12 +294,14 @@ impl<'a> IncomingRequest<'a> {
 
     /// Whether the request's arguments open channels or carry descriptors.
     pub(crate) fn is_for_one_run(&self) -> bool {
-        !self.unread.channels.is_empty()
+        self.rest.get().is_some_and(|rest| !rest.channels.is_empty())
     }
 
     /// The answer is to be remembered.
     pub(crate) fn recorded(mut self, recorder: Recorder) -> Self {
-        self.unread.responder.record_with(recorder);
+        if let Some(responder) = self.rest.get_mut().and_then(|rest| rest.responder.as_mut()) {
+            responder.record_with(recorder);
+        }
         self
     }
 
@@ -216,7 +320,9 @@ impl<'a> IncomingRequest<'a> {
     where
         Fut: Future<Output = Outcome> + Send + 'static,
     {
-        self.origin.place().spawn(answer(self.unread.responder));
+        if let Some(Arrived { request_id, responder: Some(responder), .. }) = self.rest.take() {
+            Place::of(&self.connection, request_id).spawn(answer(responder));
+        }
         Dispatch(())
     }
 
@@ -225,28 +331,27 @@ impl<'a> IncomingRequest<'a> {
     /// Reads the arguments, calls `handler` with them and runs its future: in place for as long as it does
     /// not wait if the method is `inline`, on the link's runtime otherwise. What `handler` does itself, and not in its future,
     /// is done before any [interceptor](crate::intercept) has seen the request.
-    pub fn serve<Args, T, F, Fut>(self, method: &'static Method, handler: F) -> Dispatch
+    pub fn serve<Args, T, F, Fut>(mut self, method: &'static Method, handler: F) -> Dispatch
     where
         Args: Arguments,
         T: Serialize + Send + 'static,
         F: FnOnce(Args) -> Fut + Send + 'static,
         Fut: Future<Output = T> + Send + 'static,
     {
-        let Some((arguments, mut responder, serving)) = self.read(method) else { return Dispatch(()) };
+        let Some((arguments, mut responder)) = self.read(method) else { return Dispatch(()) };
         let handled = handler(arguments);
-        serving.handle(
+        self.handle(
             method,
             Box::pin(async move {
                 let mut result: Result<T, Never> = Ok(handled.await);
                 responder.result(&mut result).await
             }),
-        );
-        Dispatch(())
+        )
     }
 
     /// Serves the request with a handler that has an error of its own. See
     /// [`serve`](IncomingRequest::serve).
-    pub fn serve_result<Args, T, E, F, Fut>(self, method: &'static Method, handler: F) -> Dispatch
+    pub fn serve_result<Args, T, E, F, Fut>(mut self, method: &'static Method, handler: F) -> Dispatch
     where
         Args: Arguments,
         T: Serialize + Send + 'static,
@@ -254,42 +359,69 @@ impl<'a> IncomingRequest<'a> {
         F: FnOnce(Args) -> Fut + Send + 'static,
         Fut: Future<Output = Result<T, E>> + Send + 'static,
     {
-        let Some((arguments, mut responder, serving)) = self.read(method) else { return Dispatch(()) };
+        let Some((arguments, mut responder)) = self.read(method) else { return Dispatch(()) };
         let handled = handler(arguments);
-        serving.handle(
+        self.handle(
             method,
             Box::pin(async move {
                 let mut result = handled.await;
                 responder.result(&mut result).await
             }),
-        );
-        Dispatch(())
+        )
     }
 
-    fn read<Args: Arguments>(self, method: &'static Method) -> Option<(Args, Responder, Serving)> {
+    fn read<Args: Arguments>(&mut self, method: &'static Method) -> Option<(Args, Responder)> {
         let mut arguments = None;
-        let (responder, serving) = self.decode(method, &mut arguments)?;
-        Some((arguments?, responder, serving))
+        let responder = self.decode(method, &mut arguments)?;
+        Some((arguments?, responder))
     }
 
     /// Reads the arguments, or refuses the request. Knows no types, so that it is compiled once, not once a method.
-    fn decode(self, method: &'static Method, arguments: &mut dyn Wanted) -> Option<(Responder, Serving)> {
-        let nesting = self.connection().hub().max_nesting;
-        let (origin, Unread { mut responder, channels, mut payload }) = self.split();
+    fn decode(&mut self, method: &'static Method, arguments: &mut dyn Wanted) -> Option<Responder> {
+        let nesting = self.connection.hub().max_nesting;
+        let (here, rest) = (self.here, self.rest.get_mut()?);
+        let mut payload = mem::replace(&mut rest.payload, Payload::Borrowed(&[]));
         let mut read = || {
+            if let Payload::Borrowed(_) = payload {
+                return arguments.read(here, nesting);
+            }
             if payload.hand_over(|vector| arguments.take(vector)) {
                 return Ok(());
             }
             payload.decode(|bytes| arguments.read(bytes, nesting))
         };
-        if let Err(why) = scope::decoding(channels, &mut read) {
+        let read = scope::decoding(mem::take(&mut rest.channels), &mut read);
+        let mut responder = rest.responder.take()?;
+        if let Err(why) = read {
             // "Arguments that do not decode (trailing bytes included): `01 02`."
             tracing::debug!(method = method.name, %why, "arguments could not be read");
             responder.refuse(Verdict::InvalidPayload);
             return None;
         }
-        let serving = origin.about_to_serve(Some(method), &mut responder);
-        Some((responder, serving))
+        rest.outlives = responder.is_recorded();
+        rest.rejected = rest.chain.is_some().then(|| responder.rejected_by());
+        Some(responder)
+    }
+
+    /// Runs the handler that answers, whose arguments were [read](IncomingRequest::decode): one instance for all methods.
+    fn handle(
+        self,
+        method: &'static Method,
+        handler: Pin<Box<dyn Future<Output = Outcome> + Send>>,
+    ) -> Dispatch {
+        let IncomingRequest { connection, method_id, mut rest, .. } = self;
+        let Some(rest) = rest.get_mut() else { return Dispatch(()) };
+        let (request_id, deadline) = (rest.request_id, rest.deadline);
+        let metadata = mem::replace(&mut rest.metadata, Metadata::EMPTY);
+        if rest.chain.is_none() && !rest.outlives {
+            let run = InContext::new(Context::new(connection, request_id, method, deadline), handler);
+            handler::handle(run, metadata);
+            return Dispatch(());
+        }
+        let (chain, rejected) = (rest.chain.take(), rest.rejected.take());
+        let origin = Origin { connection, request_id, method_id, deadline, metadata, chain };
+        Serving { origin, method: Some(method), outlives: rest.outlives, rejected }.handle(method, handler);
+        Dispatch(())
     }
 }
 
@@ -315,8 +447,8 @@ impl<Args: Arguments> Wanted for Option<Args> {
 impl std::fmt::Debug for IncomingRequest<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("IncomingRequest")
-            .field("method_id", &self.origin.method_id)
-            .field("request_id", &self.origin.request_id)
+            .field("method_id", &self.method_id)
+            .field("request_id", &self.rest.get().map(|rest| rest.request_id))
             .finish_non_exhaustive()
     }
 }

@@ -126,7 +126,9 @@ impl IncomingRequest<'_> {
     ///
     /// See [`Forward`](crate::proxy::Forward) for a dispatcher that does this with all requests.
     pub fn forward(self, to: &Caller) -> Dispatch {
-        let (origin, Unread { mut responder, mut channels, payload }) = self.split();
+        let Some((origin, Unread { mut responder, mut channels, payload })) = self.split() else {
+            return Dispatch(());
+        };
         let (method_id, deadline) = (origin.method_id, origin.deadline);
         let runtime = origin.connection.hub().runtime.clone();
         let (descriptors, streams) = (channels.take_descriptors(), Streams::new(channels));

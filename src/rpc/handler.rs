@@ -28,7 +28,6 @@ use crate::session::{connections::ConnKey, metadata::Metadata, serving::Attached
 /// Where a request came from, and what goes with it.
 pub(super) struct Origin {
     pub(super) connection: Connection,
-    pub(super) conn: ConnKey,
     pub(super) request_id: u64,
     pub(super) method_id: MethodId,
     pub(super) deadline: Option<Instant>,
@@ -48,11 +47,6 @@ impl Origin {
         let rejected = self.chain.is_some().then(|| responder.rejected_by());
         Serving { origin: self, method, outlives, rejected }
     }
-
-    /// Its place among the requests that are served.
-    pub(super) fn place(&self) -> Place {
-        Place { hub: Arc::clone(self.connection.hub()), conn: self.conn, request_id: self.request_id }
-    }
 }
 
 /// The place of a request among those that are served.
@@ -63,6 +57,10 @@ pub(super) struct Place {
 }
 
 impl Place {
+    pub(super) fn of(connection: &Connection, request_id: u64) -> Self {
+        Place { hub: Arc::clone(connection.hub()), conn: connection.key(), request_id }
+    }
+
     /// Runs what answers the request as a task, which Cancel stops.
     pub(super) fn spawn<F>(&self, run: F)
     where
@@ -75,12 +73,12 @@ impl Place {
 
 /// A request that is about to be served.
 pub(super) struct Serving {
-    origin: Origin,
-    method: Option<&'static Method>,
+    pub(super) origin: Origin,
+    pub(super) method: Option<&'static Method>,
     /// Its handler goes on when its link ends.
-    outlives: bool,
+    pub(super) outlives: bool,
     /// Where an interceptor leaves the reason for which it is not served.
-    rejected: Option<Arc<OnceLock<Reason>>>,
+    pub(super) rejected: Option<Arc<OnceLock<Reason>>>,
 }
 
 /// The future that answers a request.
@@ -104,10 +102,10 @@ impl Serving {
     /// Answers with a future, behind the interceptors.
     pub(super) fn run(self, mut answering: impl Answering) {
         let Serving { origin, method, outlives, rejected } = self;
-        let Origin { connection, conn, request_id, method_id, deadline, metadata, chain } = origin;
+        let Origin { connection, request_id, method_id, deadline, metadata, chain } = origin;
         // What is passed on goes out where it was read.
         let inline = method.is_none_or(|method| method.inline);
-        let hub = Arc::clone(connection.hub());
+        let (hub, conn) = (Arc::clone(connection.hub()), connection.key());
         if let (Some(chain), Some(rejected)) = (chain, rejected) {
             let (side, connection) = (Side::Callee, Some(connection));
             let began = now();
@@ -118,6 +116,19 @@ impl Serving {
             answering.set_metadata(metadata);
             launch(&hub, conn, request_id, inline, outlives.then_some(deadline), answering);
         }
+    }
+}
+
+/// Answers with a handler's result, as [`Serving::handle`] does, where there are no interceptors and the link's end ends
+/// it: with the one handle on the connection that its context has.
+pub(super) fn handle(mut run: InContext<dyn Future<Output = Outcome> + Send>, metadata: Metadata) {
+    run.set_metadata(metadata);
+    if run.context().is_some_and(|context| context.method().inline) && is_done_in_place(&mut run) {
+        return;
+    }
+    if let Some(context) = run.context().cloned() {
+        let connection = context.connection();
+        spawn(connection.hub(), connection.key(), context.request_id(), false, run);
     }
 }
 
@@ -151,14 +162,17 @@ where
     F: Future + Send + Unpin + 'static,
     F::Output: Send,
 {
-    if inline {
-        let mut cx = TaskContext::from_waker(Waker::noop());
-        match catch_unwind(AssertUnwindSafe(|| Pin::new(&mut run).poll(&mut cx))) {
-            Ok(Poll::Pending) => {} // goes on as a task, which polls it again
-            Ok(Poll::Ready(_)) | Err(_) => return,
-        }
+    if !inline || !is_done_in_place(&mut run) {
+        spawn(hub, conn, request_id, outlives, run);
     }
-    spawn(hub, conn, request_id, outlives, run);
+}
+
+/// Polls a handler once. `true`: it is done, or has panicked. Else it goes on as a task, which polls it again.
+#[inline]
+fn is_done_in_place<F: Future + Unpin>(run: &mut F) -> bool {
+    let mut cx = TaskContext::from_waker(Waker::noop());
+    let polled = catch_unwind(AssertUnwindSafe(|| Pin::new(run).poll(&mut cx)));
+    !matches!(polled, Ok(Poll::Pending))
 }
 
 /// Runs what answers a request as a task.

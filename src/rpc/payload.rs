@@ -25,14 +25,14 @@ pub(crate) enum Payload<'a> {
 }
 
 impl<'a> Payload<'a> {
-    /// A payload as a message has it.
+    /// A payload as a message has it, with what borrows from the receiver set apart; that is empty if nothing does.
     #[inline]
-    pub(crate) fn arrived(payload: Brought<'a>) -> Self {
+    pub(crate) fn arrived(payload: Brought<'a>) -> (&'a [u8], Payload<'static>) {
         match payload {
-            Brought::Here(bytes) => Payload::Borrowed(bytes),
-            Brought::Shared(shared) => Payload::Shared(shared.clone()),
-            Brought::Vector(vector) => Payload::Vector(vector.take()),
-            Brought::TooLong(_) => Payload::Borrowed(&[]), // refused before
+            Brought::Here(bytes) => (bytes, Payload::Borrowed(&[])),
+            Brought::Shared(shared) => (&[], Payload::Shared(shared.clone())),
+            Brought::Vector(vector) => (&[], Payload::Vector(vector.take())),
+            Brought::TooLong(_) => (&[], Payload::Borrowed(&[])), // refused before
         }
     }
 

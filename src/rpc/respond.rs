@@ -32,13 +32,19 @@ use crate::{
 /// answers Cancelled.
 pub(crate) struct Responder {
     connection: Connection,
-    conn: ConnKey,
     request_id: u64,
-    /// Those that the request opened.
-    channels: Vec<u64>,
     answered: bool,
     /// What it holds on this side, until this is gone.
     holds: Holds,
+    /// `None`, as nearly always: there is nothing of it. It goes from hand to hand with each request.
+    rare: Option<Box<Rare>>,
+}
+
+/// What few requests have.
+#[derive(Default)]
+struct Rare {
+    /// Those that the request opened.
+    channels: Vec<u64>,
     /// Remembers the answer, for the same request when it comes again.
     recorder: Option<Recorder>,
     /// Where the reason stands if it is dropped because an interceptor rejects the request.
@@ -68,23 +74,14 @@ impl<T: Serialize + 'static, E: Serialize + 'static> Returned for Result<T, E> {
 }
 
 impl Responder {
-    pub(crate) fn new(connection: Connection, conn: ConnKey, request_id: u64, opened: &[ChannelRef]) -> Self {
-        let channels = opened.iter().map(|channel| channel.id).collect();
-        Responder {
-            connection,
-            conn,
-            request_id,
-            channels,
-            answered: false,
-            holds: Holds::default(),
-            recorder: None,
-            rejected: None,
-        }
-    }
-
-    /// What the request holds until this is gone.
-    pub(crate) fn holds(&mut self, holds: Holds) {
-        self.holds = holds;
+    /// For a request that opened channels, and that holds something until this is gone.
+    #[inline]
+    pub(crate) fn new(connection: Connection, request_id: u64, opened: &[ChannelRef], holds: Holds) -> Self {
+        let rare = (!opened.is_empty()).then(|| {
+            let channels = opened.iter().map(|channel| channel.id).collect();
+            Box::new(Rare { channels, ..Rare::default() })
+        });
+        Responder { connection, request_id, answered: false, holds, rare }
     }
 
     /// What serves the request is done with it.
@@ -94,17 +91,22 @@ impl Responder {
 
     /// The answer is to be remembered.
     pub(crate) fn record_with(&mut self, recorder: Recorder) {
-        self.recorder = Some(recorder);
+        self.rare.get_or_insert_default().recorder = Some(recorder);
     }
 
     /// Where to leave the reason before this is dropped, if the request is rejected.
     pub(crate) fn rejected_by(&mut self) -> Arc<OnceLock<Reason>> {
-        Arc::clone(self.rejected.get_or_insert_default())
+        Arc::clone(self.rare.get_or_insert_default().rejected.get_or_insert_default())
     }
 
     /// Whether the answer is remembered, so that the handler has a reason to go on when nobody waits here.
     pub(crate) fn is_recorded(&self) -> bool {
-        self.recorder.is_some()
+        self.rare.as_ref().is_some_and(|rare| rare.recorder.is_some())
+    }
+
+    #[inline]
+    fn take_recorder(&mut self) -> Option<Recorder> {
+        self.rare.as_mut()?.recorder.take()
     }
 
     /// Answers with what the handler returned. Waits while the link is full, or if the result opens channels,
@@ -114,7 +116,7 @@ impl Responder {
     /// The result is encoded straight into the link, under the locks of session and sender. The responder stays where it
     /// is: moved into the future, it would be there several times over.
     pub(crate) async fn result(&mut self, result: &mut (dyn Returned + Send)) -> Outcome {
-        if let Some(recorder) = self.recorder.take()
+        if let Some(recorder) = self.take_recorder()
             && let Some(payload) = recorded(recorder, result, self.connection.hub())
         {
             return Box::pin(self.payload(payload)).await;
@@ -179,7 +181,7 @@ impl Responder {
         let did_not_run = verdict != Verdict::Cancelled
             || Metadata::decode(metadata)
                 .is_ok_and(|said| matches!(Reason::of(&said), Some(Reason::Rejected(_))));
-        if let (Some(recorder), true) = (self.recorder.take(), did_not_run) {
+        if let (Some(recorder), true) = (self.take_recorder(), did_not_run) {
             recorder.withdraw(verdict);
         }
         self.refuse_with(verdict, metadata);
@@ -188,7 +190,7 @@ impl Responder {
     /// The answer that is about to be given, for those who ask again. `alone`: it opens channels or carries descriptors,
     /// so that it is for this caller alone, and the record is that nobody knows.
     pub(crate) fn record(&mut self, payload: &mut Payload<'_>, alone: bool) {
-        if let Some(recorder) = self.recorder.take()
+        if let Some(recorder) = self.take_recorder()
             && !alone
         {
             recorder.record(&payload.whole().into());
@@ -202,7 +204,7 @@ impl Responder {
 
     fn cancel_with(&mut self, reason: &Reason) {
         // A request that was rejected did not run; of one that was handed on nothing is known.
-        if let (Some(recorder), Reason::Rejected(_)) = (self.recorder.take(), reason) {
+        if let (Some(recorder), Reason::Rejected(_)) = (self.take_recorder(), reason) {
             recorder.withdraw(Verdict::Cancelled);
         }
         // Within its limits by its make.
@@ -220,14 +222,14 @@ impl Responder {
     }
 
     fn refuse_with(&mut self, verdict: Verdict, metadata: &[u8]) {
-        let hub = self.connection.hub();
+        let (hub, conn) = (self.connection.hub(), self.connection.key());
         let mut session = lock(&hub.session);
-        if is_running(&mut session, self.conn, self.request_id) {
+        if is_running(&mut session, conn, self.request_id) {
             let mut out = lock(&hub.out);
-            send_verdict(hub, &mut out, self.conn, self.request_id, verdict, metadata);
+            send_verdict(hub, &mut out, conn, self.request_id, verdict, metadata);
         }
         let dead = self.spend_channels(&mut session);
-        session.finish(self.conn, self.request_id);
+        session.finish(conn, self.request_id);
         drop(session);
         dead.iter().for_each(|channel| channel.end(End::Reset));
         hub.quieter();
@@ -237,8 +239,10 @@ impl Responder {
     /// "If the Response is an error of the protocol, the call's channels are dead and their ids are spent": also
     /// those whose handles the handler gave to somebody who goes on without it. They are to be ended under no lock.
     fn spend_channels(&self, session: &mut Session<Local>) -> Vec<Arc<Channel>> {
-        let Some(open) = session.connection(self.conn) else { return Vec::new() };
-        self.channels.iter().filter_map(|id| open.channels.remove(*id)).collect()
+        let (Some(rare), Some(open)) = (&self.rare, session.connection(self.connection.key())) else {
+            return Vec::new();
+        };
+        rare.channels.iter().filter_map(|id| open.channels.remove(*id)).collect()
     }
 }
 
@@ -269,8 +273,8 @@ fn answer(
     encode: &mut EncodeAnswer<'_>,
     patience: Patience,
 ) -> Result<bool, Blocked> {
-    let Responder { connection, conn, request_id, .. } = responder;
-    let (conn, request_id, hub) = (*conn, *request_id, connection.hub());
+    let (connection, request_id) = (&responder.connection, responder.request_id);
+    let (conn, hub) = (connection.key(), connection.hub());
     let mut session = lock(&hub.session);
     let first_id = session.connection(conn).map(|open| open.channels.next_id());
     let mut body = BindingBody::new(hub, first_id.unwrap_or_default(), encode);
@@ -314,12 +318,14 @@ fn answer(
 }
 
 impl Drop for Responder {
+    #[inline]
     fn drop(&mut self) {
         self.let_go();
         if self.answered {
             return;
         }
-        match self.rejected.as_ref().and_then(|rejected| rejected.get()).cloned() {
+        let rejected = self.rare.as_ref().and_then(|rare| rare.rejected.as_ref()?.get()).cloned();
+        match rejected {
             None => self.refuse_with(Verdict::Cancelled, &[]),
             Some(reason) => self.cancel_with(&reason),
         }

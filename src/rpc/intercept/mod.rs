@@ -327,7 +327,7 @@ impl Chain {
     }
 
     /// Those of another chain behind these.
-    fn followed_by(&self, other: &Chain) -> Self {
+    pub(super) fn followed_by(&self, other: &Chain) -> Self {
         Chain(self.0.iter().chain(other.0.iter()).cloned().collect())
     }
 

@@ -54,9 +54,7 @@ impl<D: ServiceDispatcher> ServiceDispatcher for Intercept<D> {
 
     fn dispatch(&self, mut request: IncomingRequest<'_>) -> Dispatch {
         if let Some(chain) = &self.chain {
-            // Those of an outer dispatcher come first.
-            let before = request.chain();
-            *before = Some(before.take().map_or_else(|| chain.clone(), |outer| outer.followed_by(chain)));
+            request.intercept(chain); // those of an outer dispatcher come first
         }
         self.dispatcher.dispatch(request)
     }
