@@ -8,13 +8,14 @@
 //! and one wake; a run of elements of one channel is one look-up and one lock, and for each one copy and no allocation.
 //! What came in memory of its own, in a block or as a long vector (`link::vector`), is not copied again.
 
+mod requests;
+
 use std::{
     collections::VecDeque,
     mem,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, MutexGuard},
     task::Waker,
-    time::Instant,
 };
 
 use smallvec::SmallVec;
@@ -22,16 +23,13 @@ use smallvec::SmallVec;
 use super::{
     carried::Carried,
     channel::{Channel, End, Unclaimed, Way},
-    clock::now,
     connect::Connecting,
     connection::Connection,
-    dispatch::IncomingRequest,
     handler::Handler,
-    hub::{Holds, Hub, Local, UNCOUNTED},
+    hub::{Hub, Local},
     incoming::{IncomingConnection, NOT_LISTENING},
     payload::Payload,
     reason::Reason,
-    respond::Responder,
     run::Run,
     slot::{Answer, CallSlot, ConnectOutcome, Outcome},
     state::{ConnectionState, Guard},
@@ -41,8 +39,8 @@ use crate::{
     error::{ConnectionEnd, LinkEnd, Violation},
     link::{Brought, ChannelRef, Head, Message, Sink, descriptors::Descriptors, vector::MIN_VECTOR},
     session::{
-        Answered, Breach, Delivery, Incoming, LeftOpen, Session, answer::Verdict, connections::ConnKey,
-        deadlines::Due, metadata::Metadata,
+        Breach, Delivery, LeftOpen, Response, Session, answer::Verdict, connections::ConnKey,
+        metadata::Metadata,
     },
 };
 
@@ -61,20 +59,8 @@ pub(crate) struct Deliver<'h> {
 }
 
 /// What is left to do for a message once the session is let go.
-enum Todo<'m> {
+enum Todo {
     Nothing,
-    Serve {
-        connection: Connection,
-        request: Incoming<'m>,
-        channels: Unclaimed,
-        /// Or why it is not served.
-        holds: Result<Holds, String>,
-        deadline: Option<Instant>,
-    },
-    Refuse {
-        conn: ConnKey,
-        request_id: u64,
-    },
     Complete {
         slot: Arc<CallSlot>,
         answer: Answer,
@@ -124,6 +110,13 @@ impl<'h> Deliver<'h> {
         self.end.take()
     }
 
+    /// The session, whose lock is kept until it is let go.
+    #[inline]
+    fn session(&mut self) -> &mut Session<Local> {
+        let hub = self.hub;
+        self.session.get_or_insert_with(|| lock(&hub.session))
+    }
+
     /// One more element of the channel that had the last one.
     #[inline]
     fn continue_run(&mut self, message: &Message<'_>) -> bool {
@@ -160,12 +153,23 @@ impl<'h> Deliver<'h> {
     }
 
     /// Takes one message under the session's lock.
-    fn receive<'m>(&mut self, message: &Message<'m>) -> Result<Todo<'m>, Breach> {
+    fn receive(&mut self, message: &Message<'_>) -> Result<Todo, Breach> {
         let hub = self.hub;
-        let session = self.session.get_or_insert_with(|| lock(&hub.session));
+        let session = self.session();
         // The driver may have ended the link while another thread drains: nothing is opened after that.
         if let Some(end) = hub.ended() {
             return Ok(Todo::LinkEnd(end.clone()));
+        }
+        match message.head {
+            Head::Response { conn_id, request_id, metadata } => {
+                let response = session.receive_response(message, conn_id, request_id, metadata)?;
+                return Ok(response.map_or(Todo::Nothing, |response| self.response(response)));
+            }
+            Head::Request { conn_id, request_id, method_id, metadata } => {
+                let request = session.receive_request(message, conn_id, (request_id, method_id), metadata)?;
+                return Ok(request.map_or(Todo::Nothing, |request| self.request(request)));
+            }
+            _ => {}
         }
         Ok(match session.receive(message)? {
             Delivery::Nothing => Todo::Nothing,
@@ -184,20 +188,8 @@ impl<'h> Deliver<'h> {
                 channel.wake_writers();
                 Todo::Nothing
             }
-            Delivery::Request(request) => match check_slots(hub, request.channels) {
-                Ok(()) => self.open_request(request),
-                Err(end) => Todo::LinkEnd(end),
-            },
-            Delivery::Refused { conn, request_id } => Todo::Refuse { conn, request_id },
-            Delivery::Response { call, opened, answer } => {
-                let channels = if hub.admits(answer.channels.len()) {
-                    self.open_channels(answer.conn, answer.channels)
-                } else {
-                    hub.refuse_channels(answer.conn, answer.channels);
-                    Unclaimed::default() // of which the answer lacks some, so that it is not read
-                };
-                self.response(call, opened, answer, channels)
-            }
+            Delivery::Request(request) => self.request(request),
+            Delivery::Response(response) => self.response(response),
             Delivery::Cancel { handler } => Todo::Stop(handler),
             // "Close ends a channel normally, sent by its data sender."
             Delivery::Closed { conn, channel } if lock(&channel.state).way == Way::Sending => {
@@ -225,57 +217,16 @@ impl<'h> Deliver<'h> {
         })
     }
 
-    fn open_request<'m>(&mut self, request: Incoming<'m>) -> Todo<'m> {
-        let (conn, request_id, hub) = (request.conn, request.request_id, self.hub);
-        let Some(connection) = self.handle(conn) else { return Todo::Nothing };
-        if !hub.admits(request.channels.len()) {
-            return Todo::Refuse { conn, request_id };
-        }
-        let channels = self.open_channels(conn, request.channels);
-        let (descriptors, holds) = self.hold(&request);
-        let channels = channels.with_descriptors(descriptors);
-        let deadline = request.timeout.and_then(|timeout| now().checked_add(timeout));
-        let session = self.session.get_or_insert_with(|| lock(&hub.session));
-        session.start(conn, request_id, deadline);
-        if let Some(at) = deadline
-            && session.deadlines.add(at, Due::Request { conn, request_id })
-        {
-            hub.wake_driver();
-        }
-        Todo::Serve { connection, request, channels, holds, deadline }
-    }
-
-    /// What a request brings is held from now on; or let go, if it is too much, and the reason said.
-    #[inline]
-    fn hold(&mut self, request: &Incoming<'_>) -> (Descriptors, Result<Holds, String>) {
-        let (mut holds, len) = (Holds::default(), request.payload.len());
-        if len > UNCOUNTED {
-            match self.hub.held.hold_bytes(len) {
-                Ok(()) => holds.bytes = len as u32, // a payload's length is one
-                Err(why) => return (Descriptors::NONE, Err(why)),
-            }
-        }
-        let Some(carried) = self.carried.take() else { return (Descriptors::NONE, Ok(holds)) };
-        match carried.hold(self.hub) {
-            Ok(descriptors) => {
-                holds.descriptors = descriptors.len() as u32; // no more than the system passes at once
-                (descriptors, Ok(holds))
-            }
-            Err(why) => {
-                self.hub.held.let_go(holds);
-                (Descriptors::NONE, Err(why))
-            }
-        }
-    }
-
     /// "A Response's channels exist for the caller from the moment the Response arrives."
+    #[inline]
     fn open_channels(&mut self, conn: ConnKey, channels: &[ChannelRef]) -> Unclaimed {
-        if channels.is_empty() {
-            return Unclaimed::default();
-        }
+        if channels.is_empty() { Unclaimed::default() } else { self.open_some(conn, channels) }
+    }
+
+    fn open_some(&mut self, conn: ConnKey, channels: &[ChannelRef]) -> Unclaimed {
         let Some(connection) = self.handle(conn) else { return Unclaimed::default() };
         let (hub, window) = (self.hub, self.hub.limits.initial_channel_credit);
-        let session = self.session.get_or_insert_with(|| lock(&hub.session));
+        let session = self.session();
         let mut opened = VecDeque::with_capacity(channels.len());
         for reference in channels {
             if let Some(table) = hub.table() {
@@ -303,20 +254,20 @@ impl<'h> Deliver<'h> {
     }
 
     /// The handle of an open connection; `None` while it is closing.
+    #[inline]
     fn handle(&mut self, conn: ConnKey) -> Option<Connection> {
-        let hub = self.hub;
-        let session = self.session.get_or_insert_with(|| lock(&hub.session));
+        let session = self.session();
         session.connection(conn)?.local.handle()
     }
 
     /// The connection exists from the moment its Accept arrives: what comes behind it must find it.
-    fn open_connection<'m>(&mut self, mut connect: Connecting, conn_id: u64, metadata: Metadata) -> Todo<'m> {
+    fn open_connection(&mut self, mut connect: Connecting, conn_id: u64, metadata: Metadata) -> Todo {
         let hub = self.hub;
         let Some(link) = hub.root.handle() else {
             return Todo::Connected(connect, ConnectOutcome::Ended(LinkEnd::Closed)); // the link is closing
         };
         let dispatcher = connect.dispatcher.take();
-        let session = self.session.get_or_insert_with(|| lock(&hub.session));
+        let session = self.session();
         let mut opened = None;
         session.open_accepted(conn_id, |key| {
             let state = ConnectionState::new(key, dispatcher, metadata);
@@ -331,13 +282,35 @@ impl<'h> Deliver<'h> {
         }
     }
 
-    fn response<'m>(
-        &mut self,
-        call: Option<Arc<CallSlot>>,
-        opened: Vec<Arc<Channel>>,
-        answer: Answered<'m>,
-        channels: Unclaimed,
-    ) -> Todo<'m> {
+    #[inline]
+    fn response(&mut self, response: Response<'_, Local>) -> Todo {
+        let Response { call, opened, answer } = response;
+        let nothing_opened = opened.is_empty() && answer.channels.is_empty();
+        if nothing_opened
+            && answer.metadata.is_empty()
+            && self.carried.is_none()
+            && let (Some(slot), Brought::Here(payload)) = (&call, answer.payload)
+            && payload.len() < MIN_VECTOR
+        {
+            // Nothing in it takes the session's lock, which the next answer needs again.
+            if let Some(waker) = slot.answer(payload) {
+                self.wakers.push(waker);
+            }
+            return Todo::Nothing;
+        }
+        self.response_with_more(Response { call, opened, answer })
+    }
+
+    /// An answer that is more than a short payload, or for nobody.
+    #[inline(never)]
+    fn response_with_more(&mut self, response: Response<'_, Local>) -> Todo {
+        let Response { call, opened, answer } = response;
+        let channels = if self.hub.admits(answer.channels.len()) {
+            self.open_channels(answer.conn, answer.channels)
+        } else {
+            self.hub.refuse_channels(answer.conn, answer.channels);
+            Unclaimed::default() // of which the answer lacks some, so that it is not read
+        };
         if let Some(Carried::Lost(why)) = self.carried.as_deref_mut() {
             let why = mem::take(why);
             return lost(call, why, channels);
@@ -345,22 +318,14 @@ impl<'h> Deliver<'h> {
         let channels = self.with_descriptors(channels);
         let kills = answer.verdict().is_none_or(Verdict::kills_channels);
         let dead = if kills { opened } else { Vec::new() };
-        let plain = channels.is_empty() && dead.is_empty() && answer.metadata.is_empty();
-        match (call, answer.payload) {
-            (Some(slot), Brought::Here(payload)) if plain && payload.len() < MIN_VECTOR => {
-                // Nothing in it takes the session's lock, which the next answer needs again.
-                if let Some(waker) = slot.answer(payload) {
-                    self.wakers.push(waker);
-                }
-                Todo::Nothing
-            }
-            (Some(slot), payload) => {
-                let payload = Payload::answer(payload);
+        match call {
+            Some(slot) => {
+                let payload = Payload::answer(answer.payload);
                 let metadata = (!answer.metadata.is_empty()).then(|| Box::new(answer.metadata));
                 let answer = Answer { payload, channels, metadata };
                 Todo::Complete { slot, answer, dead }
             }
-            (None, _) => Todo::Abandoned { dead, channels },
+            None => Todo::Abandoned { dead, channels },
         }
     }
 
@@ -375,20 +340,10 @@ impl<'h> Deliver<'h> {
     }
 
     /// Does what is left without the session's lock.
-    fn carry_out(&mut self, todo: Todo<'_>) {
+    fn carry_out(&mut self, todo: Todo) {
         let hub = self.hub;
         match todo {
             Todo::Nothing => {}
-            Todo::Serve { connection, request, channels, holds, deadline } => {
-                let held = holds.as_ref().copied().unwrap_or_default();
-                let rest = &mut None;
-                let request = IncomingRequest::arrived(connection, request, channels, held, deadline, rest);
-                match holds {
-                    Ok(_) => request.dispatch(hub),
-                    Err(why) => drop(request.reject(why)),
-                }
-            }
-            Todo::Refuse { conn, request_id } => Responder::refuse_unopened(hub, conn, request_id),
             Todo::Complete { slot, answer, dead } => {
                 self.bury(dead);
                 self.wakers.extend(slot.complete(Outcome::Answer(answer)));
@@ -419,7 +374,7 @@ impl<'h> Deliver<'h> {
 
 /// An answer whose descriptors could not be had: as if the peer could not send it. It ran, and its answer is not whole.
 #[cold]
-fn lost<'m>(call: Option<Arc<CallSlot>>, why: String, channels: Unclaimed) -> Todo<'m> {
+fn lost(call: Option<Arc<CallSlot>>, why: String, channels: Unclaimed) -> Todo {
     let Some(slot) = call else { return Todo::Abandoned { dead: Vec::new(), channels } };
     let payload = Payload::Copied(Verdict::Cancelled.bytes().to_vec());
     let metadata = Some(Box::new(Reason::Unsent(why).to_metadata()));
@@ -427,19 +382,10 @@ fn lost<'m>(call: Option<Arc<CallSlot>>, why: String, channels: Unclaimed) -> To
 }
 
 /// The peer has ended a connection: how, before anybody finds it closed. Under the session's lock.
-fn connection_goodbye<'m>(open: LeftOpen<Local>, reason: &str) -> Todo<'m> {
+fn connection_goodbye(open: LeftOpen<Local>, reason: &str) -> Todo {
     let end = ConnectionEnd::Goodbye { reason: reason.into() };
     open.local.set_ended(end.clone().into());
     Todo::ConnectionOver(open, end)
-}
-
-/// Whether the channels of a message lie where the peer may put them.
-fn check_slots(hub: &Hub, channels: &[ChannelRef]) -> Result<(), LinkEnd> {
-    if channels.is_empty() {
-        return Ok(());
-    }
-    let Some(table) = hub.table() else { return Ok(()) };
-    channels.iter().try_for_each(|reference| table.check(reference.slot))
 }
 
 /// Lets the application decide on a connection that the peer asks for.
@@ -473,12 +419,15 @@ impl Sink for Deliver<'_> {
         if self.continue_run(&message) {
             return true;
         }
-        self.end_run();
-        if self.end.is_some() {
-            return false;
+        if self.run.is_some() {
+            self.end_run();
+            if self.end.is_some() {
+                return false;
+            }
         }
         match self.receive(&message) {
-            Ok(Todo::Nothing) => {}
+            // It holds nothing, which the compiler does not see: it would look for what there is to drop, each time.
+            Ok(todo @ Todo::Nothing) => mem::forget(todo),
             Ok(todo) => {
                 self.session = None;
                 self.carry_out(todo);

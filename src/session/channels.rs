@@ -59,6 +59,7 @@ impl<E: Ends> Channels<E> {
 
     /// Takes the ids of channels that the peer opens: not 0, of the peer's parity, never used before, in
     /// any order. They are spent until [`insert_peers`](Channels::insert_peers) opens them.
+    #[inline]
     pub(crate) fn take_ids(&mut self, channels: &[ChannelRef]) -> Result<(), Violation> {
         for channel in channels {
             if channel.id == 0 {

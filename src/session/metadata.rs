@@ -138,15 +138,18 @@ impl Metadata {
     }
 
     /// Encodes the entries for a [`Head`](crate::link::Head); nothing for none.
+    #[inline]
     pub(crate) fn encode(&self) -> Result<Vec<u8>, postcard::Error> {
         if self.is_empty() { Ok(Vec::new()) } else { postcard::to_extend(self, Vec::new()) }
     }
 
     /// Decodes what a message carried, and checks it (`call.metadata.limits`).
+    #[inline]
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Violation> {
-        if bytes.is_empty() {
-            return Ok(Metadata::new());
-        }
+        if bytes.is_empty() { Ok(Metadata::new()) } else { Metadata::decode_entries(bytes) }
+    }
+
+    fn decode_entries(bytes: &[u8]) -> Result<Self, Violation> {
         let mut metadata: Metadata =
             strict::decode(bytes, strict::NESTING).map_err(|_| Violation::Decode { len: bytes.len() })?;
         metadata.drop_reserved();

@@ -135,12 +135,10 @@ pub(crate) struct Breach {
 pub(crate) enum Delivery<'s, 'm, E: Ends> {
     /// Nothing: it crossed something that ended meanwhile.
     Nothing,
-    /// A request to serve. The driver registers its channels and its handler.
-    Request(Incoming<'m>),
-    /// A request beyond the limit of concurrent ones, or while draining: it is answered Cancelled.
-    Refused { conn: ConnKey, request_id: u64 },
-    /// The answer to a call. `call` is `None` when the caller went away; the channels are to be reset then.
-    Response { call: Option<E::Call>, opened: Vec<E::Channel>, answer: Answered<'m> },
+    /// A request.
+    Request(Requested<'m>),
+    /// The answer to a call.
+    Response(Response<'m, E>),
     /// The peer cancels a request that runs here.
     Cancel { handler: E::Handler },
     /// An element of a channel.
@@ -167,7 +165,15 @@ pub(crate) enum Delivery<'s, 'm, E: Ends> {
     Goodbye { reason: &'m str },
 }
 
-/// A Request that keeps all rules.
+/// What becomes of a Request that keeps all rules.
+pub(crate) enum Requested<'a> {
+    /// It is to be served. The driver registers its channels and its handler.
+    Serve(Incoming<'a>),
+    /// It is beyond the limit of concurrent ones, or came while draining: it is answered Cancelled.
+    Refuse { conn: ConnKey, request_id: u64 },
+}
+
+/// A Request that is served.
 pub(crate) struct Incoming<'a> {
     pub(crate) conn: ConnKey,
     pub(crate) request_id: u64,
@@ -179,7 +185,16 @@ pub(crate) struct Incoming<'a> {
     pub(crate) payload: Brought<'a>,
 }
 
-/// A Response that keeps all rules.
+/// A Response that keeps all rules, and what it answers.
+pub(crate) struct Response<'a, E: Ends> {
+    /// `None` when the caller went away; the channels are to be reset then.
+    pub(crate) call: Option<E::Call>,
+    /// The channels that the call's arguments opened.
+    pub(crate) opened: Vec<E::Channel>,
+    pub(crate) answer: Answered<'a>,
+}
+
+/// What a Response says.
 pub(crate) struct Answered<'a> {
     pub(crate) conn: ConnKey,
     pub(crate) metadata: Metadata,

@@ -1,7 +1,7 @@
 //! What each message means (protocol sections 2 to 7): the rules, one handler a message.
 
 use super::{
-    Answered, Breach, Connection, Delivery, Ends, Incoming, ROOT, Session,
+    Answered, Breach, Connection, Delivery, Ends, Incoming, ROOT, Requested, Response, Session,
     channels::Arrived,
     connections::{ConnKey, Named},
     metadata::Metadata,
@@ -38,6 +38,33 @@ impl<E: Ends> Session<E> {
         self.handle(message).map_err(|violation| Breach { costs, violation })
     }
 
+    /// As [`receive`](Session::receive), for a Response: most of what a caller receives is one, and is not carried
+    /// through a [`Delivery`], which has room for the longest of all. `None`: there is nothing to deliver.
+    #[inline]
+    pub(crate) fn receive_response<'m>(
+        &mut self,
+        message: &Message<'m>,
+        conn_id: u64,
+        request_id: u64,
+        metadata: &[u8],
+    ) -> Result<Option<Response<'m, E>>, Breach> {
+        let Some(costs) = self.accountable(&message.head) else { return Ok(None) };
+        self.response(message, conn_id, request_id, metadata).map_err(|violation| Breach { costs, violation })
+    }
+
+    /// As [`receive_response`](Session::receive_response), for a Request with its id and its method.
+    #[inline]
+    pub(crate) fn receive_request<'m>(
+        &mut self,
+        message: &Message<'m>,
+        conn_id: u64,
+        ids: (u64, u64),
+        metadata: &[u8],
+    ) -> Result<Option<Requested<'m>>, Breach> {
+        let Some(costs) = self.accountable(&message.head) else { return Ok(None) };
+        self.request(message, conn_id, ids, metadata).map_err(|violation| Breach { costs, violation })
+    }
+
     fn handle<'s, 'm>(&'s mut self, message: &Message<'m>) -> Delivered<'s, 'm, E> {
         match message.head {
             // `message.hello.ordering`: "A second Hello: Goodbye".
@@ -46,9 +73,13 @@ impl<E: Ends> Session<E> {
             Head::Accept { request_id, conn_id, metadata } => self.accepted(request_id, conn_id, metadata),
             Head::Reject { request_id, reason, metadata } => self.rejected(request_id, reason, metadata),
             Head::Goodbye { conn_id, reason } => Ok(self.goodbye(conn_id, reason)),
-            Head::Request { conn_id, .. } => self.request(message, conn_id),
+            Head::Request { conn_id, request_id, method_id, metadata } => {
+                let request = self.request(message, conn_id, (request_id, method_id), metadata)?;
+                Ok(request.map_or(Delivery::Nothing, Delivery::Request))
+            }
             Head::Response { conn_id, request_id, metadata } => {
-                self.response(message, conn_id, request_id, metadata)
+                let response = self.response(message, conn_id, request_id, metadata)?;
+                Ok(response.map_or(Delivery::Nothing, Delivery::Response))
             }
             Head::Cancel { conn_id, request_id } => self.cancel(conn_id, request_id),
             Head::Data { conn_id, channel_id } => self.data(message, conn_id, channel_id),
@@ -65,14 +96,19 @@ impl<E: Ends> Session<E> {
 
     /// The connection that a message's violation costs. `None`: it is gone, and "what still arrives for it is dropped
     /// in silence", whatever is wrong with it.
+    #[inline]
     fn accountable(&mut self, head: &Head<'_>) -> Option<ConnKey> {
         match head.conn_id() {
             None | Some(ROOT) => Some(ConnKey::ROOT),
-            Some(conn_id) => match self.connections.named(conn_id) {
-                Named::Open(key, _) => Some(key),
-                Named::Gone => None,
-                Named::Unknown => Some(ConnKey::ROOT),
-            },
+            Some(conn_id) => self.accountable_virtual(conn_id),
+        }
+    }
+
+    fn accountable_virtual(&mut self, conn_id: u64) -> Option<ConnKey> {
+        match self.connections.named(conn_id) {
+            Named::Open(key, _) => Some(key),
+            Named::Gone => None,
+            Named::Unknown => Some(ConnKey::ROOT),
         }
     }
 
@@ -90,6 +126,7 @@ impl<E: Ends> Session<E> {
     }
 
     /// `flow.call.payload-limit`: "a receiver that gets one sends Goodbye".
+    #[inline]
     fn check_payload(&self, payload: Brought<'_>) -> Result<(), Violation> {
         let limit = self.limits.max_payload_size as usize;
         if payload.len() > limit {
@@ -152,14 +189,18 @@ impl<E: Ends> Session<E> {
         }
     }
 
-    fn request<'s, 'm>(&'s mut self, message: &Message<'m>, conn_id: u64) -> Delivered<'s, 'm, E> {
-        let Head::Request { request_id, method_id, metadata, .. } = message.head else {
-            return Ok(Delivery::Nothing);
-        };
+    #[inline(always)] // as `response`
+    fn request<'m>(
+        &mut self,
+        message: &Message<'m>,
+        conn_id: u64,
+        (request_id, method_id): (u64, u64),
+        metadata: &[u8],
+    ) -> Result<Option<Requested<'m>>, Violation> {
         self.check_payload(message.payload)?;
         let metadata = Metadata::decode(metadata)?;
         let is_full = self.running >= self.max_running || self.root.draining;
-        let connection = open_or_ignore!(self.open(conn_id));
+        let Some(connection) = self.open(conn_id)? else { return Ok(None) };
         connection.channels.take_ids(message.channels)?;
         let conn = connection.key;
         // `call.request-id.duplicate-detection`: "a duplicate of one in flight: Goodbye".
@@ -167,9 +208,9 @@ impl<E: Ends> Session<E> {
             return Err(Violation::DuplicateRequest { request_id });
         }
         if is_full || connection.draining {
-            return Ok(Delivery::Refused { conn, request_id });
+            return Ok(Some(Requested::Refuse { conn, request_id }));
         }
-        Ok(Delivery::Request(Incoming {
+        Ok(Some(Requested::Serve(Incoming {
             conn,
             request_id,
             method_id,
@@ -177,34 +218,35 @@ impl<E: Ends> Session<E> {
             metadata,
             channels: message.channels,
             payload: message.payload,
-        }))
+        })))
     }
 
-    fn response<'s, 'm>(
-        &'s mut self,
+    #[inline(always)] // else it is not, for being called twice; what it returns is long
+    fn response<'m>(
+        &mut self,
         message: &Message<'m>,
         conn_id: u64,
         request_id: u64,
         metadata: &[u8],
-    ) -> Delivered<'s, 'm, E> {
+    ) -> Result<Option<Response<'m, E>>, Violation> {
         self.check_payload(message.payload)?;
         let metadata = Metadata::decode(metadata)?;
-        let connection = open_or_ignore!(self.open(conn_id));
+        let Some(connection) = self.open(conn_id)? else { return Ok(None) };
         connection.channels.take_ids(message.channels)?;
         let conn = connection.key;
         // "A Response for an unknown id is ignored (and logged)."
         let Some(pending) = connection.calls.answered(request_id) else {
-            tracing::debug!(request_id, "a response to no call was ignored");
-            return Ok(Delivery::Nothing);
+            ignored(request_id);
+            return Ok(None);
         };
         if let Some(deadline) = pending.deadline {
             self.deadlines.remove_call(deadline, conn, request_id);
         }
-        Ok(Delivery::Response {
+        Ok(Some(Response {
             call: pending.call,
             opened: pending.channels,
             answer: Answered { conn, metadata, channels: message.channels, payload: message.payload },
-        })
+        }))
     }
 
     /// "Cancel for an unknown id is ignored."
@@ -255,4 +297,9 @@ impl<E: Ends> Session<E> {
         }
         Ok(channels.remove(channel_id).map_or(Delivery::Nothing, |channel| Delivery::Reset { channel }))
     }
+}
+
+#[cold]
+fn ignored(request_id: u64) {
+    tracing::debug!(request_id, "a response to no call was ignored");
 }

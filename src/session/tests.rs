@@ -11,7 +11,8 @@ mod table;
 use std::time::Duration;
 
 use super::{
-    Breach, Delivery, Ends, LeftOpen, Quota, ROOT, Session, connections::ConnKey, metadata::Metadata,
+    Breach, Delivery, Ends, LeftOpen, Quota, ROOT, Requested, Response, Session, connections::ConnKey,
+    metadata::Metadata,
 };
 use crate::{
     error::Violation,
@@ -64,13 +65,13 @@ impl From<Delivery<'_, '_, Numbers>> for Seen {
     fn from(delivery: Delivery<'_, '_, Numbers>) -> Self {
         match delivery {
             Delivery::Nothing => Seen::Nothing,
-            Delivery::Request(request) => Seen::Request {
+            Delivery::Request(Requested::Serve(request)) => Seen::Request {
                 method_id: request.method_id,
                 metadata: request.metadata,
                 timeout: request.timeout,
             },
-            Delivery::Refused { request_id, .. } => Seen::Refused { request_id },
-            Delivery::Response { call, opened, .. } => Seen::Response { call, opened },
+            Delivery::Request(Requested::Refuse { request_id, .. }) => Seen::Refused { request_id },
+            Delivery::Response(Response { call, opened, .. }) => Seen::Response { call, opened },
             Delivery::Cancel { handler } => Seen::Cancel { handler },
             Delivery::Element { channel, payload, .. } => {
                 Seen::Element { channel: *channel, payload: payload.to_vec() }
