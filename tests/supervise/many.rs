@@ -72,7 +72,7 @@ fn switches(process: u32) -> u64 {
     tasks.filter_map(Result::ok).map(switches).sum()
 }
 
-/// Many cells of one host: few threads, no wake-up while idle.
+/// Many cells of one host: few threads, no wake-up while idle. Fails (hangs) where a cell has a thread of its own.
 #[test]
 fn many_idle_cells_wake_nobody() {
     run(async {
@@ -89,7 +89,10 @@ fn many_idle_cells_wake_nobody() {
             running.push(start.await.unwrap());
         }
         println!("{cells} cells after {:?}", began.elapsed());
-        assert!(threads() <= before, "no thread for any of them");
+        while threads() > before {
+            // Those that close what is left of the handshakes end by themselves. One that a cell has does not.
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
         for cell in &running {
             assert_eq!(WorkerClient::new(cell.connection()).double(4).await.unwrap(), 8);
         }
