@@ -8,7 +8,7 @@
 //!
 //! Without arguments: a table over all links, and beside them what the machine gives without any session: see
 //! [`limits`]. `--link`, `--size` and `--inflight` take lists (`64,4096`). The last column is a link's figure in shares
-//! of the best of those raw programs.
+//! of the best of those raw programs; `local`'s, of the one that has no second process either.
 //!
 //! | word | is |
 //! |---|---|
@@ -125,7 +125,7 @@ async fn line(args: &Args, cpu: Option<usize>, link: Link, case: &Case) -> Resul
     let time = Duration::from_secs_f64(args.secs);
     #[cfg(target_os = "linux")]
     if link.is_limit() {
-        return limits::measure(link, cpu, case, time);
+        return limits::measure(link, cpu, case, time).await;
     }
     let pair = Pair::open(link, cpu, case).await?;
     let measured = busy_while(spins(link, case.mode), measure(&pair, case, time));

@@ -72,11 +72,14 @@ pub(crate) enum Link {
     /// Raw: a Unix socket without a session
     #[cfg(target_os = "linux")]
     Socket,
+    /// Raw: two tasks of one runtime
+    #[cfg(target_os = "linux")]
+    Tasks,
 }
 
 /// The raw programs.
 #[cfg(target_os = "linux")]
-const LIMITS: [Link; 4] = [Link::Line, Link::Ring, Link::Futex, Link::Socket];
+const LIMITS: [Link; 5] = [Link::Line, Link::Ring, Link::Futex, Link::Socket, Link::Tasks];
 #[cfg(not(target_os = "linux"))]
 const LIMITS: [Link; 0] = [];
 
@@ -84,6 +87,15 @@ impl Link {
     /// Whether it is one of the raw programs.
     pub(crate) fn is_limit(self) -> bool {
         LIMITS.contains(&self)
+    }
+
+    /// Whether there is no second process.
+    pub(crate) fn is_within(self) -> bool {
+        #[cfg(target_os = "linux")]
+        if self == Link::Tasks {
+            return true;
+        }
+        self == Link::Local
     }
 }
 

@@ -73,6 +73,8 @@ async fn work(client: &WorkClient, case: &Case, time: Duration) -> Result<Figure
 
 /// Every so many calls one is timed, where many are in flight.
 pub(crate) const TIMED_CALLS: u64 = 7;
+/// Every so many elements one is timed, where they are short.
+pub(crate) const TIMED_ELEMENTS: u64 = 61;
 /// The time between two calls where they come one by one.
 const PACE: Duration = Duration::from_millis(1);
 
@@ -235,7 +237,7 @@ impl Task {
     async fn feed(&self, tx: Tx<Vec<u8>>, mut is_ready: Rx<bool>) -> Result<(u64, u64), Failure> {
         is_ready.recv().await?;
         let element = payload(self.size, self.seed);
-        let timed_every = if self.size < 4 << 10 { 61 } else { 1 };
+        let timed_every = if self.size < 4 << 10 { TIMED_ELEMENTS } else { 1 };
         let (mut n, mut sum) = (0_u64, 0);
         loop {
             let mut next = element.clone();
@@ -267,7 +269,7 @@ fn all_arrived(received: (u64, u64, u64), sent: (u64, u64, u64)) -> Result<u64, 
 }
 
 /// Bytes that differ from one another, and from those of another seed.
-fn payload(size: u32, seed: u32) -> Vec<u8> {
+pub(crate) fn payload(size: u32, seed: u32) -> Vec<u8> {
     (0..size).map(|at| (at ^ at >> 8).wrapping_mul(31).wrapping_add(seed * 7).to_le_bytes()[0]).collect()
 }
 

@@ -78,7 +78,7 @@ impl Pair {
                 Pair { client: WorkClient::new(connection), far: Far::Child(server) }
             }
             #[cfg(target_os = "linux")]
-            Link::Limits | Link::Line | Link::Ring | Link::Futex | Link::Socket => {
+            Link::Limits | Link::Line | Link::Ring | Link::Futex | Link::Socket | Link::Tasks => {
                 return Err("it is no link".into());
             }
             Link::Local => {

@@ -38,15 +38,18 @@ impl Report {
 
     /// Prints the lines of a case, side by side.
     pub(crate) fn print(&mut self) {
-        let of = |wanted: fn(Link) -> bool| {
+        let best = |wanted: fn(Link) -> bool| {
             let lines = self.lines.iter().filter(move |(link, ..)| wanted(*link));
             lines.map(|(.., figures)| figures.per_sec()).reduce(f64::max)
         };
-        let (uds, limit) = (of(|link| link == Link::Uds), of(Link::is_limit));
+        let uds = best(|link| link == Link::Uds);
+        let between = best(|link| link.is_limit() && !link.is_within());
+        let within = best(|link| link.is_limit() && link.is_within());
         for (link, case, figures) in self.lines.drain(..) {
             let at = |quantile| time(figures.latency.value_at_quantile(quantile));
             let share =
                 |of: Option<f64>| of.map_or(String::new(), |of| format!("{:.2}", figures.per_sec() / of));
+            let limit = if link.is_within() { within } else { between };
             row([
                 &case.workload.to_string(),
                 &case.size.to_string(),

@@ -1,4 +1,5 @@
-//! What the machine gives, with no session at all: raw programs of two processes, for the same cases as the links.
+//! What the machine gives, with no session at all: raw programs, for the same cases as the links. They are of two
+//! processes, but for `tasks`.
 //!
 //! | limit | what it does |
 //! |---|---|
@@ -6,13 +7,15 @@
 //! | `ring` | the layout crate's rings: payloads copied in and out, both sides look without a rest |
 //! | `futex` | two words, and a futex for each: both sides sleep |
 //! | `socket` | a Unix socket and blocking calls; streams in writes of 64 KiB |
+//! | `tasks` | within this process: two tasks of one runtime, and its channels, which vectors are moved through |
 //!
-//! Nothing is encoded, no runtime runs, no credit is kept, nothing is allocated. The payload is written and read once on
-//! either side. What arrives is counted and compared as everywhere.
+//! Nothing is encoded, no runtime runs, no credit is kept, nothing is allocated, but in `tasks`. The payload is written
+//! and read once on either side. What arrives is counted and compared as everywhere.
 
 mod memory;
 mod ring;
 mod socket;
+mod tasks;
 mod words;
 
 use std::{
@@ -40,12 +43,15 @@ pub(crate) fn has(limit: Link, case: &Case) -> bool {
         Link::Ring => case.mode != Mode::Sleep && (unary || stream && case.inflight == 1),
         Link::Futex => unary && case.inflight == 1 && case.size <= words::ROOM && case.mode == Mode::Sleep,
         Link::Socket => case.mode == Mode::Park && case.inflight == 1 && (unary || stream),
+        Link::Tasks => {
+            case.mode == Mode::Park && (unary || case.workload == Workload::Stream && case.inflight == 1)
+        }
         _ => false,
     }
 }
 
 /// Measures a limit.
-pub(crate) fn measure(
+pub(crate) async fn measure(
     limit: Link,
     cpu: Option<usize>,
     case: &Case,
@@ -55,6 +61,7 @@ pub(crate) fn measure(
         Link::Line => words::measure(false, cpu, case, time),
         Link::Futex => words::measure(true, cpu, case, time),
         Link::Ring => ring::measure(cpu, case, time),
+        Link::Tasks => tasks::measure(case, time).await,
         _ => socket::measure(cpu, case, time),
     }
 }
