@@ -304,7 +304,8 @@ impl Channel {
     }
 
     /// Elements arrived from the peer: `elements`, of `len` bytes of payload in all.
-    /// Returns the reader to wake. `elements` comes back empty, with room to be used again.
+    /// Returns the reader to wake. `elements` comes back empty, with room to be used again; or as it was, if nobody wants
+    /// them any more.
     pub(crate) fn push(
         &self,
         channel_id: u64,
@@ -316,7 +317,6 @@ impl Channel {
             return Err(Violation::UnknownChannel { channel_id });
         }
         if state.end.is_some() {
-            elements.clear();
             return Ok(None); // its reader is gone
         }
         // `flow.channel.credit-overrun`.
@@ -347,6 +347,12 @@ impl Channel {
         let mut wakers = state.writers.take();
         wakers.extend(state.reader.take());
         wakers
+    }
+
+    /// Drops what nobody will read, under no lock: what values do then is the application's.
+    pub(crate) fn discard(&self) {
+        let queue = mem::take(&mut lock(&self.state).queue);
+        drop(queue);
     }
 
     /// The receiver granted credit to our sender: wakes it.
@@ -426,6 +432,7 @@ impl Drop for Left {
             if let Some(remote) = channel.remote() {
                 remote.hub.reset_channel(remote);
             }
+            channel.discard();
         }
     }
 }

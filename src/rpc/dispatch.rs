@@ -23,6 +23,7 @@ use super::{
     introspection, keep_alive,
     method::{Method, Service},
     method_id::MethodId,
+    passing::Passed,
     payload::Payload,
     reason::Reason,
     respond::Responder,
@@ -30,7 +31,7 @@ use super::{
     wire::Arguments,
 };
 use crate::{
-    link::pool::Owned,
+    link::{moved::Moved, pool::Owned},
     session::{Incoming, answer::Verdict, metadata::Metadata},
     strict::DecodeError,
 };
@@ -343,7 +344,7 @@ impl<'a> IncomingRequest<'a> {
         self.handle(
             method,
             Box::pin(async move {
-                let mut result: Result<T, Never> = Ok(handled.await);
+                let mut result: Option<Result<T, Never>> = Some(Ok(handled.await));
                 responder.result(&mut result).await
             }),
         )
@@ -364,7 +365,7 @@ impl<'a> IncomingRequest<'a> {
         self.handle(
             method,
             Box::pin(async move {
-                let mut result = handled.await;
+                let mut result = Some(handled.await);
                 responder.result(&mut result).await
             }),
         )
@@ -385,7 +386,9 @@ impl<'a> IncomingRequest<'a> {
             if let Payload::Borrowed(_) = payload {
                 return arguments.read(here, nesting);
             }
-            if payload.hand_over(|vector| arguments.take(vector)) {
+            if payload.hand_over(|vector| arguments.take(vector))
+                || payload.pass(|value| arguments.pass(value))
+            {
                 return Ok(());
             }
             payload.decode(|bytes| arguments.read(bytes, nesting))
@@ -431,6 +434,8 @@ trait Wanted {
     fn read(&mut self, bytes: &[u8], nesting: u32) -> Result<(), DecodeError>;
     /// Takes the vector that they are; it is given back if they are something else.
     fn take(&mut self, vector: Owned) -> Result<(), Owned>;
+    /// Takes them as they were sent, if they are that.
+    fn pass(&mut self, value: &mut Moved) -> bool;
 }
 
 impl<Args: Arguments> Wanted for Option<Args> {
@@ -441,6 +446,11 @@ impl<Args: Arguments> Wanted for Option<Args> {
 
     fn take(&mut self, vector: Owned) -> Result<(), Owned> {
         Args::put_vector(self, vector)
+    }
+
+    fn pass(&mut self, value: &mut Moved) -> bool {
+        *self = value.take_as().map(|Passed(arguments)| arguments);
+        self.is_some()
     }
 }
 

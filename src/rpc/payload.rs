@@ -8,7 +8,7 @@ use std::{cell::RefCell, mem};
 use bytes::Bytes as Shared;
 
 use crate::{
-    link::{Brought, pool::Owned, vector::Vector},
+    link::{Brought, moved::Moved, pool::Owned, vector::Vector},
     session::answer::Verdict,
 };
 
@@ -22,6 +22,8 @@ pub(crate) enum Payload<'a> {
     Shared(Shared),
     /// In memory of its own, where a vector has what stands in front of it set apart.
     Vector(Vector),
+    /// A value, as it was sent.
+    Moved(Moved),
 }
 
 impl<'a> Payload<'a> {
@@ -32,6 +34,7 @@ impl<'a> Payload<'a> {
             Brought::Here(bytes) => (bytes, Payload::Borrowed(&[])),
             Brought::Shared(shared) => (&[], Payload::Shared(shared.clone())),
             Brought::Vector(vector) => (&[], Payload::Vector(vector.take())),
+            Brought::Moved(value) => (&[], Payload::Moved(value.take())),
             Brought::TooLong(_) => (&[], Payload::Borrowed(&[])), // refused before
         }
     }
@@ -42,6 +45,7 @@ impl<'a> Payload<'a> {
             Brought::Here(bytes) => kept(bytes, true),
             Brought::Shared(shared) => Payload::Shared(shared.clone()),
             Brought::Vector(vector) => Payload::Vector(vector.take()),
+            Brought::Moved(value) => Payload::Moved(value.take()),
             Brought::TooLong(_) => Payload::Borrowed(&[]), // refused before
         }
     }
@@ -53,6 +57,15 @@ impl<'a> Payload<'a> {
             Payload::Copied(bytes) => Payload::Copied(bytes),
             Payload::Shared(bytes) => Payload::Shared(bytes),
             Payload::Vector(vector) => Payload::Vector(vector),
+            Payload::Moved(value) => Payload::Moved(value),
+        }
+    }
+
+    /// Keeps a payload for those who pass it on: as bytes, in one or two pieces.
+    pub(crate) fn into_parts(self) -> Payload<'static> {
+        match self.into_kept() {
+            Payload::Moved(value) => Payload::Copied(value.into_bytes()),
+            kept => kept,
         }
     }
 
@@ -62,21 +75,25 @@ impl<'a> Payload<'a> {
         if let Payload::Vector(vector) = self {
             *self = Payload::Copied(mem::take(vector).into_whole());
         }
+        if let Payload::Moved(value) = self {
+            *self = Payload::Copied(value.take().into_bytes());
+        }
         match self {
             Payload::Borrowed(bytes) => bytes,
             Payload::Copied(bytes) => bytes,
             Payload::Shared(bytes) => bytes,
-            Payload::Vector(_) => &[], // it is whole by now
+            Payload::Vector(_) | Payload::Moved(_) => &[], // it is whole by now
         }
     }
 
-    /// The payload in one piece or two.
+    /// The payload in one piece or two. Of a value there are none: see [`into_parts`](Payload::into_parts).
     pub(crate) fn parts(&self) -> [&[u8]; 2] {
         match self {
             Payload::Borrowed(bytes) => [bytes, &[]],
             Payload::Copied(bytes) => [bytes, &[]],
             Payload::Shared(bytes) => [bytes, &[]],
             Payload::Vector(vector) => vector.parts(),
+            Payload::Moved(_) => [&[], &[]],
         }
     }
 
@@ -89,7 +106,7 @@ impl<'a> Payload<'a> {
     /// The verdict that an answer begins with.
     pub(crate) fn verdict(&self) -> Option<Verdict> {
         match self {
-            Payload::Vector(_) => Some(Verdict::Ok),
+            Payload::Vector(_) | Payload::Moved(_) => Some(Verdict::Ok),
             _ => Verdict::split(self.parts()[0]).map(|(verdict, _)| verdict),
         }
     }
@@ -99,6 +116,13 @@ impl<'a> Payload<'a> {
     pub(crate) fn hand_over(&mut self, take: impl FnOnce(Owned) -> Result<(), Owned>) -> bool {
         let Payload::Vector(vector) = self else { return false };
         take(vector.take_bytes()).map_err(|back| vector.put_back(back)).is_ok()
+    }
+
+    /// Hands over the value that the payload is, to somebody who takes it if it has the right type.
+    #[inline]
+    pub(crate) fn pass(&mut self, take: impl FnOnce(&mut Moved) -> bool) -> bool {
+        let Payload::Moved(value) = self else { return false };
+        take(value)
     }
 
     /// Runs what decodes it, in one piece.
