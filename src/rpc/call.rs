@@ -298,7 +298,8 @@ impl Untyped {
             }
         };
         let Reply { mut payload, channels, metadata, nesting } = reply;
-        let taken = channels.is_empty()
+        let taken = payload.is_apart()
+            && channels.is_empty()
             && (payload.hand_over(|vector| result.take(vector)) || payload.pass(|value| result.pass(value)));
         let read = if taken {
             Ok(())

@@ -386,8 +386,9 @@ impl<'a> IncomingRequest<'a> {
             if let Payload::Borrowed(_) = payload {
                 return arguments.read(here, nesting);
             }
-            if payload.hand_over(|vector| arguments.take(vector))
-                || payload.pass(|value| arguments.pass(value))
+            if payload.is_apart()
+                && (payload.hand_over(|vector| arguments.take(vector))
+                    || payload.pass(|value| arguments.pass(value)))
             {
                 return Ok(());
             }

@@ -10,7 +10,7 @@
 //! have bytes, and those cost credit, which so bounds the memory that a channel takes.
 
 //! Those that arrived in a block of their own are kept as handles, and not copied; long vectors in memory of their own,
-//! which the application gets.
+//! which the application gets; and values that came as they are, which it gets, too.
 
 use std::{any::Any, collections::VecDeque, mem, ops::Range};
 

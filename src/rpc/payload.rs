@@ -72,11 +72,8 @@ impl<'a> Payload<'a> {
     /// The payload in one piece.
     #[inline]
     pub(crate) fn whole(&mut self) -> &[u8] {
-        if let Payload::Vector(vector) = self {
-            *self = Payload::Copied(mem::take(vector).into_whole());
-        }
-        if let Payload::Moved(value) = self {
-            *self = Payload::Copied(value.take().into_bytes());
+        if self.is_apart() {
+            self.put_together();
         }
         match self {
             Payload::Borrowed(bytes) => bytes,
@@ -84,6 +81,21 @@ impl<'a> Payload<'a> {
             Payload::Shared(bytes) => bytes,
             Payload::Vector(_) | Payload::Moved(_) => &[], // it is whole by now
         }
+    }
+
+    /// Whether it may be what somebody wants, without being read.
+    #[inline]
+    pub(crate) fn is_apart(&self) -> bool {
+        matches!(self, Payload::Vector(_) | Payload::Moved(_))
+    }
+
+    #[cold]
+    fn put_together(&mut self) {
+        *self = Payload::Copied(match self {
+            Payload::Vector(vector) => mem::take(vector).into_whole(),
+            Payload::Moved(value) => value.take().into_bytes(),
+            _ => return,
+        });
     }
 
     /// The payload in one piece or two. Of a value there are none: see [`into_parts`](Payload::into_parts).
