@@ -155,8 +155,15 @@ impl Closer {
         if waiting <= limit && state.discarded == 0 {
             return Ok(false);
         }
-        let long = state.since.is_some_and(|since| since.elapsed() > LONG);
-        if long { Err(LinkEnd::Unclosed { waiting, limit }) } else { Ok(true) }
+        match state.since {
+            Some(since) if since.elapsed() > LONG => Err(LinkEnd::Unclosed { waiting, limit }),
+            Some(_) => Ok(true),
+            None => {
+                drop(state);
+                THREADS.start(THREADS.lock()); // it waits for one, and the system may have one now
+                Ok(true)
+            }
+        }
     }
 }
 
@@ -180,11 +187,16 @@ impl Threads {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives a link a thread, or lets it wait for one. Where none can be started, it waits for the next time.
+    /// Gives a link a thread, or lets it wait for one.
     fn serve(&'static self, link: Arc<Closer>) {
         let mut served = self.lock();
         served.links.push_back(link);
-        if served.threads == MOST_THREADS {
+        self.start(served);
+    }
+
+    /// Starts one more, if links wait for one and there may be. Where the system starts none, they wait for the next time.
+    fn start(&'static self, mut served: MutexGuard<'_, Served>) {
+        if served.links.is_empty() || served.threads == MOST_THREADS {
             return;
         }
         served.threads += 1;
