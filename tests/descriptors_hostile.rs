@@ -16,15 +16,13 @@ use std::{
 use adjoin::{CallError, Connection, LinkEnd, Options, Refusal, Rx, channel, shm, stream, uds};
 use common::{
     counts::Counts,
+    limited::Limited,
     watchdog::Watchdog,
     wire::{Message, MetadataValue, Request},
 };
-use rustix::{
-    net::{
-        RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-        SendFlags, recvmsg, sendmsg,
-    },
-    process::{Resource, Rlimit, getrlimit, setrlimit},
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, recvmsg, sendmsg,
 };
 use tokio::{io::AsyncReadExt, net::UnixStream};
 
@@ -292,31 +290,6 @@ fn more_descriptors_than_this_side_takes_are_closed_and_their_call_is_rejected()
         raw.take(2, 64, Some(64), &carried[..64]).await;
         assert_eq!(raw.answer(2).await.0, [OK, 64]);
     });
-}
-
-/// Lets this process have no more descriptors open than it has, and `more`, until it is dropped.
-struct Limited {
-    before: Rlimit,
-    /// Fill the gaps: what is limited is the number that a descriptor has.
-    _fillers: Vec<File>,
-}
-
-impl Limited {
-    fn to(more: usize) -> Self {
-        let before = getrlimit(Resource::Nofile);
-        let spare: Vec<_> = (0..more).map(|_| null()).collect();
-        let limit = 256; // above all that is open
-        setrlimit(Resource::Nofile, Rlimit { current: Some(limit), ..before }).unwrap();
-        let fillers = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
-        drop(spare);
-        Limited { before, _fillers: fillers }
-    }
-}
-
-impl Drop for Limited {
-    fn drop(&mut self) {
-        setrlimit(Resource::Nofile, self.before).unwrap();
-    }
 }
 
 #[test]

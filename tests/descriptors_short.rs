@@ -18,10 +18,10 @@ use std::{
 use adjoin::{CallError, Connection, Context, Descriptor, LinkEnd, Options, Settings};
 use common::{
     counts::Counts,
+    limited::Limited,
     links::{Far, Kind, link},
     watchdog::Watchdog,
 };
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// What the cell serves.
 #[adjoin::service]
@@ -138,29 +138,6 @@ fn alone(test: impl Future<Output = ()>) {
         test.await;
         Counts { threads: usize::MAX, ..before }.settle().await;
     });
-}
-
-/// Until it is dropped, this process may have so many descriptors more.
-struct Limited {
-    before: Rlimit,
-    _fillers: Vec<File>,
-}
-
-impl Limited {
-    fn to(more: usize) -> Self {
-        let before = getrlimit(Resource::Nofile);
-        let spare: Vec<_> = (0..more).map(|_| null()).collect();
-        setrlimit(Resource::Nofile, Rlimit { current: Some(256), ..before }).unwrap();
-        let _fillers = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
-        drop(spare);
-        Limited { before, _fillers }
-    }
-}
-
-impl Drop for Limited {
-    fn drop(&mut self) {
-        setrlimit(Resource::Nofile, self.before).unwrap();
-    }
 }
 
 /// Fails (hangs) where the system lets go, in the call that receives, of what this process may not have.

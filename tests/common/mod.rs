@@ -4,6 +4,8 @@
 
 #[cfg(target_os = "linux")]
 pub mod counts;
+#[cfg(target_os = "linux")]
+pub mod limited;
 pub mod links;
 pub mod noise;
 #[cfg(unix)]
