@@ -23,6 +23,7 @@ use std::{
 };
 
 use super::Fd;
+#[cfg(target_os = "linux")]
 use crate::error::LinkEnd;
 
 /// Closes the descriptors of one link.
