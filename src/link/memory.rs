@@ -1,24 +1,21 @@
-//! The link within one process: two queues of messages in private memory.
+//! The link within one process: two queues of encoded messages in private memory.
 //!
 //! | per message | sending | receiving |
 //! |---|---|---|
-//! | copies | 2: encoded into scratch, copied into the queue; of a long value none, and its bytes are counted | none: handed out where it lies |
+//! | copies | 2: encoded into scratch, copied into the queue | none: handed out where it lies |
 //! | locks | 1, for as long as the copy takes | 1 for all that has arrived |
 //! | system calls | those of the runtime, if the receiver's task sleeps | none |
-//! | allocations | none in steady state; one for a long value | none |
+//! | allocations | none in steady state | none |
 //!
-//! The messages are encoded as on a byte stream, without frames, but for values that are long and carry nothing but bytes:
-//! those go [as they are](super::moved). A short one costs less to be written and read than memory of its own would.
-//!
-//! The receiver swaps the whole queue for its own empty one, so a queue is one buffer that both sides use in turn; a direction takes twice the bound
-//! at most, and twice the longest message beyond it. User code (a body, a sink, a waker, what a value does when it is
-//! dropped) never runs under the lock. Credit is granted by messages.
+//! The messages are encoded as on a byte stream, without frames. The receiver swaps the whole queue for its
+//! own empty one, so a queue is one buffer that both sides use in turn; a direction takes twice the bound
+//! at most, and twice the longest message beyond it. User code (a body, a sink, a waker) never runs under
+//! the lock. Credit is granted by messages.
 
 #[cfg(test)]
 mod tests;
 
 use std::{
-    cell::RefCell,
     collections::VecDeque,
     mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -26,12 +23,10 @@ use std::{
 };
 
 use super::{
-    Body, Brought, ChannelRef, EncodeFault, Head, Limits, Parts, Publish, Receiver, Role, SendFault, Sender,
-    Sink,
+    Body, ChannelRef, Head, Limits, Parts, Publish, Receiver, Role, SendFault, Sender, Sink,
     codec::{encode_head, message_limit, take_message},
     descriptors::{Closer, Descriptors, MOST_DESCRIPTORS},
-    message::{Encoded, encode_carrying, encode_once},
-    moved::Moved,
+    message::encode_carrying,
     stream::BATCH,
 };
 use crate::{
@@ -69,7 +64,6 @@ fn parts(role: Role, limits: Limits, settings: &Settings, out: Arc<Pipe>, into: 
         pipe: into,
         batch: Vec::new(),
         carried: Carried::default(),
-        moved: Passed::default(),
         taken: 0,
         closer: Closer::new(settings.max_held_descriptors as usize),
         channels: Vec::new(),
@@ -99,9 +93,6 @@ struct State {
     /// Whole messages, one behind the other.
     queue: Vec<u8>,
     carried: Carried,
-    moved: Passed,
-    /// Bytes that those in `moved` stand for.
-    moved_len: usize,
     /// One of the two ends was dropped.
     closed: bool,
     /// The receiver found nothing and sleeps.
@@ -128,8 +119,7 @@ impl Pipe {
 impl State {
     /// Whether a message of `len` bytes may be queued: any one that finds nothing waiting may.
     fn takes(&self, len: usize, capacity: usize) -> bool {
-        let waiting = self.queue.len().saturating_add(self.moved_len);
-        waiting == 0 || waiting.saturating_add(len) <= capacity
+        self.queue.is_empty() || self.queue.len().saturating_add(len) <= capacity
     }
 
     /// Whether, with so many descriptors more, more than `most` would wait, and some do already.
@@ -141,12 +131,6 @@ impl State {
 
 /// The descriptors that messages carry, by where in the queue their message begins.
 type Carried = VecDeque<(usize, Descriptors)>;
-
-/// The values that are messages' payloads, in the same way.
-type Passed = VecDeque<(usize, Moved)>;
-
-/// Bytes of a value that is encoded, and not passed as it is.
-const MOST_ENCODED: usize = 256;
 
 struct MemorySender {
     pipe: Arc<Pipe>,
@@ -170,10 +154,10 @@ struct MemorySender {
 
 impl Sender for MemorySender {
     fn send(&mut self, head: &Head<'_>, body: &mut dyn Body) -> Result<usize, SendFault> {
-        let Encoded { len, fits: encoded, descriptors } = self.encode(body).map_err(SendFault::Encode)?;
+        let (len, descriptors) =
+            encode_carrying(body, &mut self.payload, &mut self.channels).map_err(SendFault::Encode)?;
         self.head.clear();
-        let here = if encoded { len } else { 0 };
-        encode_head(head, &self.channels, here, &mut self.head);
+        encode_head(head, &self.channels, len, &mut self.head);
         let message = self.head.len().saturating_add(len);
         if message > self.max_message {
             let limit = self.max_message;
@@ -195,18 +179,9 @@ impl Sender for MemorySender {
             let at = state.queue.len();
             state.carried.push_back((at, descriptors));
         }
-        if !encoded {
-            // Under the lock, since nothing is taken that is not queued: it is moved, which runs none of its code.
-            let value = body
-                .take()
-                .ok_or(SendFault::Encode(EncodeFault::Serialize(postcard::Error::SerdeSerCustom)))?;
-            let at = state.queue.len();
-            state.moved.push_back((at, Moved::new(value, len)));
-            state.moved_len += len;
-        }
-        state.queue.reserve(self.head.len() + here);
+        state.queue.reserve(message);
         state.queue.extend_from_slice(&self.head);
-        state.queue.extend_from_slice(&self.payload[..here]);
+        state.queue.extend_from_slice(&self.payload[..len]);
         let sleeper = state.receiver.take();
         drop(state);
         if let Some(sleeper) = sleeper
@@ -252,23 +227,6 @@ impl Sender for MemorySender {
     }
 }
 
-impl MemorySender {
-    /// Encodes a body into scratch; a value that is to be passed as it is, only as far as shows what it takes.
-    fn encode(&mut self, body: &mut dyn Body) -> Result<Encoded, EncodeFault> {
-        if body.can_be_taken() {
-            if self.payload.len() < MOST_ENCODED {
-                self.payload.resize(MOST_ENCODED, 0);
-            }
-            let encoded = encode_once(body, &mut self.payload[..MOST_ENCODED], &mut self.channels)?;
-            if encoded.fits || self.channels.is_empty() && encoded.descriptors.is_empty() {
-                return Ok(encoded);
-            }
-        }
-        let (len, descriptors) = encode_carrying(body, &mut self.payload, &mut self.channels)?;
-        Ok(Encoded { len, fits: true, descriptors })
-    }
-}
-
 impl Drop for MemorySender {
     fn drop(&mut self) {
         let _ = self.publish();
@@ -281,7 +239,6 @@ struct MemoryReceiver {
     /// What was taken from the queue; of that, `taken` bytes have been handed out.
     batch: Vec<u8>,
     carried: Carried,
-    moved: Passed,
     taken: usize,
     /// Who closes descriptors that nobody takes.
     closer: Arc<Closer>,
@@ -298,18 +255,11 @@ impl MemoryReceiver {
         let mut count = 0;
         while count < BATCH && self.taken < self.batch.len() {
             let mut rest = &self.batch[self.taken..];
-            let mut message = take_message(&mut rest, &mut self.channels)?;
-            let value;
+            let message = take_message(&mut rest, &mut self.channels)?;
             if self.carried.front().is_some_and(|(at, _)| *at == self.taken)
                 && let Some((_, descriptors)) = self.carried.pop_front()
             {
                 sink.descriptors(Some(descriptors.passed(&self.closer)));
-            }
-            if self.moved.front().is_some_and(|(at, _)| *at == self.taken)
-                && let Some((_, moved)) = self.moved.pop_front()
-            {
-                value = RefCell::new(moved);
-                message.payload = Brought::Moved(&value);
             }
             self.taken = self.batch.len() - rest.len();
             count += 1;
@@ -328,8 +278,6 @@ impl MemoryReceiver {
         let mut state = self.pipe.lock();
         mem::swap(&mut state.queue, &mut self.batch);
         mem::swap(&mut state.carried, &mut self.carried);
-        mem::swap(&mut state.moved, &mut self.moved);
-        state.moved_len = 0;
         if !self.batch.is_empty() {
             let starved = state.sender.take();
             drop(state);
@@ -394,11 +342,7 @@ impl Drop for MemoryReceiver {
         self.pipe.close();
         // Nobody receives them, and the sender may be kept. Under no lock: see `Closer`.
         let mut carried = mem::take(&mut self.carried);
-        let mut state = self.pipe.lock();
-        carried.append(&mut state.carried);
-        let moved = mem::take(&mut state.moved);
-        drop(state);
-        drop(moved); // whatever their types do then
+        carried.append(&mut self.pipe.lock().carried);
         carried.into_iter().for_each(|(_, descriptors)| drop(descriptors.passed(&self.closer)));
     }
 }

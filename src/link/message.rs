@@ -8,11 +8,7 @@ use std::{cell::RefCell, ops::Range};
 
 use bytes::{BufMut, Bytes};
 
-use super::{
-    descriptors::Descriptors,
-    moved::{Moved, Value},
-    vector::Vector,
-};
+use super::{descriptors::Descriptors, vector::Vector};
 
 /// Everything of a message but its payload and its channels. `metadata` is the postcard encoding of the
 /// list of entries; an empty slice means no entries.
@@ -51,7 +47,7 @@ impl Head<'_> {
 }
 
 /// A message that arrived.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Message<'a> {
     pub(crate) head: Head<'a>,
     /// The channels of a Request or Response, in the order in which they stand in the payload.
@@ -60,7 +56,7 @@ pub(crate) struct Message<'a> {
 }
 
 /// The payload of a message that arrived: where it lies.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Brought<'a> {
     /// In the receiver's memory, which it uses again.
     Here(&'a [u8]),
@@ -68,8 +64,6 @@ pub(crate) enum Brought<'a> {
     Shared(&'a Bytes),
     /// Taken apart, for the first who takes it.
     Vector(&'a RefCell<Vector>),
-    /// A value, as it was sent, for the first who takes it. Within one process.
-    Moved(&'a RefCell<Moved>),
     /// Nowhere: it has so many bytes, more than any payload of the link, and the session refuses it for that.
     TooLong(usize),
 }
@@ -82,7 +76,6 @@ impl Brought<'_> {
             Brought::Here(bytes) => bytes.len(),
             Brought::Shared(bytes) => bytes.len(),
             Brought::Vector(vector) => vector.borrow().len(),
-            Brought::Moved(value) => value.borrow().len(),
             Brought::TooLong(len) => *len,
         }
     }
@@ -119,16 +112,6 @@ impl CreditSlot {
 pub(crate) trait Body {
     /// Writes the payload, and names the channels in it. Starts over each time it is called.
     fn encode(&mut self, out: &mut Encoder<'_>) -> Result<(), EncodeFault>;
-
-    /// Whether its value can be taken as it is, once it was encoded and nothing but bytes has come of that.
-    fn can_be_taken(&self) -> bool {
-        false
-    }
-
-    /// Takes its value as it is. Nothing is encoded after that. `None`: it cannot be taken.
-    fn take(&mut self) -> Option<Box<dyn Value>> {
-        None
-    }
 }
 
 /// A message without a payload.
@@ -462,31 +445,12 @@ pub(crate) fn encode_carrying(
     channels: &mut Vec<ChannelRef>,
 ) -> Result<(usize, Descriptors), EncodeFault> {
     loop {
-        let Encoded { len, fits, descriptors } = encode_once(body, room, channels)?;
-        if fits {
-            return Ok((len, descriptors));
+        let mut encoder = Encoder::new(room, channels);
+        body.encode(&mut encoder)?;
+        let len = encoder.len();
+        if encoder.fits() {
+            return Ok((len, encoder.into_descriptors()));
         }
         room.resize(len.next_power_of_two(), 0);
     }
-}
-
-/// What came of encoding a body into a place of limited length.
-pub(crate) struct Encoded {
-    /// Bytes of the payload.
-    pub(crate) len: usize,
-    /// All of them found room.
-    pub(crate) fits: bool,
-    pub(crate) descriptors: Descriptors,
-}
-
-/// Encodes a body into `room`, as far as that goes.
-pub(crate) fn encode_once(
-    body: &mut dyn Body,
-    room: &mut [u8],
-    channels: &mut Vec<ChannelRef>,
-) -> Result<Encoded, EncodeFault> {
-    let mut encoder = Encoder::new(room, channels);
-    body.encode(&mut encoder)?;
-    let (len, fits) = (encoder.len(), encoder.fits());
-    Ok(Encoded { len, fits, descriptors: encoder.into_descriptors() })
 }

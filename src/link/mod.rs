@@ -27,7 +27,6 @@ pub(crate) mod frame;
 pub(crate) mod lending;
 pub(crate) mod memory;
 pub(crate) mod message;
-pub(crate) mod moved;
 pub(crate) mod pool;
 pub(crate) mod stream;
 #[cfg(test)]

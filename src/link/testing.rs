@@ -56,7 +56,6 @@ impl Brought<'_> {
             Brought::Here(bytes) => bytes.to_vec(),
             Brought::Shared(bytes) => bytes.to_vec(),
             Brought::Vector(vector) => vector.borrow().parts().concat(),
-            Brought::Moved(value) => value.borrow_mut().take().into_bytes(),
             Brought::TooLong(_) => Vec::new(),
         }
     }

@@ -23,18 +23,13 @@ use super::{
     dedup::Nonce,
     errors::CallError,
     method::Method,
-    passing::{Passed, Returned},
     raw_call::{CallOptions, Payload, RawCall, Reply},
     reason::Reason,
     scope::{self, Encoded},
     wire::{Arguments, decode_value, put_vector},
 };
 use crate::{
-    link::{
-        Encoder,
-        moved::{Moved, Value},
-        pool::Owned,
-    },
+    link::{Encoder, pool::Owned},
     session::{answer::Verdict, metadata::Metadata},
     strict::DecodeError,
 };
@@ -102,40 +97,25 @@ impl<A: Arguments> Payload for Typed<A> {
     }
 }
 
-/// Those of a call that is made once, here.
-impl<A: Arguments> Payload for Option<Typed<A>> {
-    fn encode(&self, out: &mut Encoder<'_>, first_id: u64) -> Encoded {
-        self.as_ref().map_or(Ok(None), |arguments| arguments.encode(out, first_id))
-    }
-
-    fn can_be_taken(&self) -> bool {
-        true
-    }
-
-    fn take(&mut self) -> Option<Box<dyn Value>> {
-        match Option::take(self) {
-            Some(Typed(arguments)) => Some(Box::new(Passed(arguments))),
-            None => None,
-        }
-    }
-}
-
 /// The arguments of a call, while they are there.
 trait Unsent {
-    fn payload(&mut self) -> Option<&mut dyn Payload>;
+    fn payload(&self) -> Option<&dyn Payload>;
     /// Takes them out, for others to send.
-    fn hand_on(&mut self) -> Option<Box<dyn Payload>>;
+    fn take(&mut self) -> Option<Box<dyn Payload>>;
     /// They were sent.
     fn clear(&mut self);
 }
 
 impl<A: Arguments> Unsent for Option<Typed<A>> {
-    fn payload(&mut self) -> Option<&mut dyn Payload> {
-        if self.is_some() { Some(self) } else { None }
+    fn payload(&self) -> Option<&dyn Payload> {
+        match self {
+            Some(arguments) => Some(arguments),
+            None => None,
+        }
     }
 
-    fn hand_on(&mut self) -> Option<Box<dyn Payload>> {
-        match Option::take(self) {
+    fn take(&mut self) -> Option<Box<dyn Payload>> {
+        match self.take() {
             Some(arguments) => Some(Box::new(arguments)),
             None => None,
         }
@@ -152,8 +132,6 @@ trait Expected {
     fn read(&mut self, ok: bool, bytes: &[u8], nesting: u32) -> Result<(), DecodeError>;
     /// Takes the vector that the value is; it is given back if the value has another type.
     fn take(&mut self, vector: Owned) -> Result<(), Owned>;
-    /// Takes the value as it was sent, if it is what is expected.
-    fn pass(&mut self, value: &mut Moved) -> bool;
 }
 
 impl<T: DeserializeOwned + 'static, E: DeserializeOwned + 'static> Expected for Option<Result<T, E>> {
@@ -167,11 +145,6 @@ impl<T: DeserializeOwned + 'static, E: DeserializeOwned + 'static> Expected for 
         put_vector(vector, &mut value)?;
         *self = value.map(Ok);
         Ok(())
-    }
-
-    fn pass(&mut self, value: &mut Moved) -> bool {
-        *self = value.take_as().map(|Returned(value)| Ok(value));
-        self.is_some()
     }
 }
 
@@ -298,10 +271,7 @@ impl Untyped {
             }
         };
         let Reply { mut payload, channels, metadata, nesting } = reply;
-        let taken = payload.is_apart()
-            && channels.is_empty()
-            && (payload.hand_over(|vector| result.take(vector)) || payload.pass(|value| result.pass(value)));
-        let read = if taken {
+        let read = if channels.is_empty() && payload.hand_over(|vector| result.take(vector)) {
             Ok(())
         } else {
             payload.decode(|payload| read(payload, channels, metadata.as_deref(), nesting, result))
@@ -345,7 +315,7 @@ impl Untyped {
                 State::Direct(RawCall::new(connection, self.method.id, options)?)
             }
             Route::Managed(manage) => {
-                let Some(payload) = arguments.hand_on() else { return Ok(()) };
+                let Some(payload) = arguments.take() else { return Ok(()) };
                 let (method_id, method) = (self.method.id, Some(self.method));
                 State::Managed(manage.start(OutgoingCall { method_id, method, payload, options }))
             }

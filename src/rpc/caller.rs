@@ -105,8 +105,8 @@ impl Caller {
                 };
                 let mut payload = Some(call.payload);
                 Box::pin(poll_fn(move |cx| {
-                    if let Some(unsent) = &mut payload {
-                        task::ready!(raw.poll_send(cx, &mut **unsent))?;
+                    if let Some(unsent) = &payload {
+                        task::ready!(raw.poll_send(cx, &**unsent))?;
                         payload = None;
                     }
                     raw.poll_reply(cx)

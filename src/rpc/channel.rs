@@ -304,8 +304,7 @@ impl Channel {
     }
 
     /// Elements arrived from the peer: `elements`, of `len` bytes of payload in all.
-    /// Returns the reader to wake. `elements` comes back empty, with room to be used again; or as it was, if nobody wants
-    /// them any more.
+    /// Returns the reader to wake. `elements` comes back empty, with room to be used again.
     pub(crate) fn push(
         &self,
         channel_id: u64,
@@ -317,6 +316,7 @@ impl Channel {
             return Err(Violation::UnknownChannel { channel_id });
         }
         if state.end.is_some() {
+            elements.clear();
             return Ok(None); // its reader is gone
         }
         // `flow.channel.credit-overrun`.
@@ -347,12 +347,6 @@ impl Channel {
         let mut wakers = state.writers.take();
         wakers.extend(state.reader.take());
         wakers
-    }
-
-    /// Drops what nobody will read, under no lock: what values do then is the application's.
-    pub(crate) fn discard(&self) {
-        let queue = mem::take(&mut lock(&self.state).queue);
-        drop(queue);
     }
 
     /// The receiver granted credit to our sender: wakes it.
@@ -432,7 +426,6 @@ impl Drop for Left {
             if let Some(remote) = channel.remote() {
                 remote.hub.reset_channel(remote);
             }
-            channel.discard();
         }
     }
 }

@@ -139,10 +139,6 @@ impl<'h> Deliver<'h> {
             Ok(reader) => self.wakers.extend(reader),
             Err(violation) => self.breach(Breach { costs: run.conn, violation }),
         }
-        if !run.elements.is_empty() {
-            self.session = None; // dropping values may do anything
-            run.elements.clear();
-        }
         self.hub.keep_spare(run.elements);
     }
 
@@ -426,7 +422,6 @@ impl Sink for Deliver<'_> {
         if self.run.is_some() {
             self.end_run();
             if self.end.is_some() {
-                self.session = None; // as below
                 return false;
             }
         }
@@ -441,11 +436,6 @@ impl Sink for Deliver<'_> {
         }
         if self.carried.is_some() {
             self.carried = None;
-        }
-        if let Brought::Moved(value) = message.payload
-            && value.borrow().is_here()
-        {
-            self.session = None; // it is dropped behind this
         }
         self.end.is_none()
     }

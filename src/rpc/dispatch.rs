@@ -23,7 +23,6 @@ use super::{
     introspection, keep_alive,
     method::{Method, Service},
     method_id::MethodId,
-    passing::Passed,
     payload::Payload,
     reason::Reason,
     respond::Responder,
@@ -31,7 +30,7 @@ use super::{
     wire::Arguments,
 };
 use crate::{
-    link::{moved::Moved, pool::Owned},
+    link::pool::Owned,
     session::{Incoming, answer::Verdict, metadata::Metadata},
     strict::DecodeError,
 };
@@ -344,7 +343,7 @@ impl<'a> IncomingRequest<'a> {
         self.handle(
             method,
             Box::pin(async move {
-                let mut result: Option<Result<T, Never>> = Some(Ok(handled.await));
+                let mut result: Result<T, Never> = Ok(handled.await);
                 responder.result(&mut result).await
             }),
         )
@@ -365,7 +364,7 @@ impl<'a> IncomingRequest<'a> {
         self.handle(
             method,
             Box::pin(async move {
-                let mut result = Some(handled.await);
+                let mut result = handled.await;
                 responder.result(&mut result).await
             }),
         )
@@ -386,10 +385,7 @@ impl<'a> IncomingRequest<'a> {
             if let Payload::Borrowed(_) = payload {
                 return arguments.read(here, nesting);
             }
-            if payload.is_apart()
-                && (payload.hand_over(|vector| arguments.take(vector))
-                    || payload.pass(|value| arguments.pass(value)))
-            {
+            if payload.hand_over(|vector| arguments.take(vector)) {
                 return Ok(());
             }
             payload.decode(|bytes| arguments.read(bytes, nesting))
@@ -435,8 +431,6 @@ trait Wanted {
     fn read(&mut self, bytes: &[u8], nesting: u32) -> Result<(), DecodeError>;
     /// Takes the vector that they are; it is given back if they are something else.
     fn take(&mut self, vector: Owned) -> Result<(), Owned>;
-    /// Takes them as they were sent, if they are that.
-    fn pass(&mut self, value: &mut Moved) -> bool;
 }
 
 impl<Args: Arguments> Wanted for Option<Args> {
@@ -447,11 +441,6 @@ impl<Args: Arguments> Wanted for Option<Args> {
 
     fn take(&mut self, vector: Owned) -> Result<(), Owned> {
         Args::put_vector(self, vector)
-    }
-
-    fn pass(&mut self, value: &mut Moved) -> bool {
-        *self = value.take_as().map(|Passed(arguments)| arguments);
-        self.is_some()
     }
 }
 

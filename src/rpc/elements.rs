@@ -10,20 +10,19 @@
 //! have bytes, and those cost credit, which so bounds the memory that a channel takes.
 
 //! Those that arrived in a block of their own are kept as handles, and not copied; long vectors in memory of their own,
-//! which the application gets; and values that came as they are, which it gets, too.
+//! which the application gets.
 
 use std::{any::Any, collections::VecDeque, mem, ops::Range};
 
 use bytes::Bytes as Shared;
 
-use crate::link::{moved::Moved, pool::Owned, vector::Vector};
+use crate::link::{pool::Owned, vector::Vector};
 
 /// An element that lies in memory of its own.
+#[derive(Clone)]
 pub(crate) enum Kept {
     Shared(Shared),
     Vector(Vector),
-    /// A value, as it was sent.
-    Moved(Moved),
 }
 
 impl Kept {
@@ -31,28 +30,6 @@ impl Kept {
         match self {
             Kept::Shared(bytes) => bytes.len(),
             Kept::Vector(vector) => vector.len(),
-            Kept::Moved(value) => value.len(),
-        }
-    }
-
-    /// Another one that is the same. A value is one no more after that.
-    fn copy(&mut self) -> Kept {
-        if let Kept::Moved(_) = self {
-            self.make_whole();
-        }
-        match self {
-            Kept::Shared(shared) => Kept::Shared(shared.clone()),
-            Kept::Vector(vector) => Kept::Vector(vector.clone()),
-            Kept::Moved(_) => Kept::Shared(Shared::new()), // it is whole by now
-        }
-    }
-
-    /// Makes one piece of it.
-    fn make_whole(&mut self) {
-        match self {
-            Kept::Shared(_) => {}
-            Kept::Vector(vector) => *self = Kept::Shared(mem::take(vector).into_whole().into()),
-            Kept::Moved(value) => *self = Kept::Shared(value.take().into_bytes().into()),
         }
     }
 }
@@ -236,14 +213,14 @@ impl Reading {
         Some(place)
     }
 
-    /// What lies at a place that [`advance`](Reading::advance) gave. Of a vector that is taken apart, and of a value, that
-    /// is nothing, until it is [whole](Reading::make_whole).
+    /// What lies at a place that [`advance`](Reading::advance) gave. Of a vector that is taken apart that is nothing,
+    /// until it is [whole](Reading::make_whole).
     #[inline]
     pub(crate) fn bytes(&self, place: Range<usize>) -> &[u8] {
         let bytes: &[u8] = match &self.current {
             None => &self.batch.bytes,
             Some(Kept::Shared(shared)) => shared,
-            Some(Kept::Vector(_) | Kept::Moved(_)) => &[],
+            Some(Kept::Vector(_)) => &[],
         };
         bytes.get(place).unwrap_or_default()
     }
@@ -263,18 +240,11 @@ impl Reading {
         value
     }
 
-    /// The element that was gone on to last, if it is a value of this type.
-    #[inline]
-    pub(crate) fn take_moved<T: 'static>(&mut self) -> Option<T> {
-        let Some(Kept::Moved(value)) = &mut self.current else { return None };
-        value.take_as()
-    }
-
     /// Makes the element that was gone on to last one piece.
     #[inline]
     pub(crate) fn make_whole(&mut self) {
-        if let Some(kept) = &mut self.current {
-            kept.make_whole();
+        if let Some(Kept::Vector(vector)) = &mut self.current {
+            self.current = Some(Kept::Shared(mem::take(vector).into_whole().into()));
         }
     }
 
@@ -328,13 +298,11 @@ impl Reading {
         self.taken
     }
 
-    /// A copy of what is left of the batch; of shared elements it is another handle. Takes `&mut self` since values are
-    /// no values any more after that: they are encoded.
-    pub(crate) fn unread(&mut self) -> Elements {
+    /// A copy of what is left of the batch; of shared elements it is another handle.
+    pub(crate) fn unread(&self) -> Elements {
         let bytes = self.batch.bytes.get(self.at..).unwrap_or_default().to_vec();
         let mut unread = Elements { empty: self.run, ..Elements::default() };
-        let kept = self.batch.kept.iter_mut().map(Kept::copy).collect();
-        unread.append(&mut Elements { bytes, kept, empty: self.batch.empty });
+        unread.append(&mut Elements { bytes, kept: self.batch.kept.clone(), empty: self.batch.empty });
         unread
     }
 }

@@ -132,7 +132,7 @@ impl IncomingRequest<'_> {
         let (method_id, deadline) = (origin.method_id, origin.deadline);
         let runtime = origin.connection.hub().runtime.clone();
         let (descriptors, streams) = (channels.take_descriptors(), Streams::new(channels));
-        let payload = Passed { payload: payload.into_parts(), channels: streams.passed.clone(), descriptors };
+        let payload = Passed { payload: payload.into_kept(), channels: streams.passed.clone(), descriptors };
         let to = to.clone();
         let serving = origin.about_to_serve(None, &mut responder);
         serving.run(Forwarding::Unsent(Some(Box::new(move |metadata| {
@@ -226,8 +226,7 @@ fn poll_relays(relays: &mut FuturesUnordered<Relay>, cx: &mut Context<'_>) -> Po
 /// Answers as the peer did.
 async fn answer(reply: Reply, mut responder: Responder, relays: &mut FuturesUnordered<Relay>) -> Outcome {
     let metadata = encoded(reply.metadata()).unwrap_or_default(); // it is within the limits, since it came
-    let Reply { payload, mut channels, .. } = reply;
-    let mut payload = payload.into_parts();
+    let Reply { mut payload, mut channels, .. } = reply;
     let verdict = payload.verdict();
     if let Some(verdict) = verdict.filter(|verdict| verdict.kills_channels()) {
         responder.refuse_alike(verdict, &metadata);
@@ -238,11 +237,10 @@ async fn answer(reply: Reply, mut responder: Responder, relays: &mut FuturesUnor
     responder.record(&mut payload, alone);
     let mut place = Place::default();
     let sent = poll_fn(|cx| {
-        let answered =
-            responder.poll_answer(cx, &mut place, &metadata, &mut |out: &mut Encoder<'_>, first_id: u64| {
-                payload.parts().iter().for_each(|part| out.extend(part));
-                pass(&streams.passed, &descriptors, first_id)
-            });
+        let answered = responder.poll_answer(cx, &mut place, &metadata, &mut |out, first_id| {
+            payload.parts().iter().for_each(|part| out.extend(part));
+            pass(&streams.passed, &descriptors, first_id)
+        });
         let _ = poll_relays(relays, cx);
         answered
     })

@@ -57,11 +57,7 @@ async fn lives(connection: &Connection, timeout: Duration) -> bool {
     let Ok(mut ping) = RawCall::new(connection.clone(), PING_ID, CallOptions::default()) else { return true };
     // Whatever is answered: that it is answered counts. A link that is full has no room for it, and needs none.
     let mut asking = std::pin::pin!(poll_fn(move |cx| {
-        if ping.poll_send(cx, &mut Nothing).is_ready() {
-            ping.poll_reply(cx).map(drop)
-        } else {
-            Poll::Pending
-        }
+        if ping.poll_send(cx, &Nothing).is_ready() { ping.poll_reply(cx).map(drop) } else { Poll::Pending }
     }));
     let step = timeout / STEPS;
     let mut silent = 0;

@@ -15,7 +15,7 @@
 //! | `dedup` | requests that may come twice, and run once |
 //! | `keep_alive` | whether a silent peer still lives |
 //! | `introspection` | what each side offers, and why the other does not know a method |
-//! | `bytes`, `loan`, `payload`, `passing` | payloads that are not copied where that can be avoided, and values that are not even encoded |
+//! | `bytes`, `loan`, `payload` | payloads that are not copied where that can be avoided |
 //! | `tx`, `rx`, `channel`, `elements`, `scope` | streams, and how handles find their channels |
 //! | `descriptor`, `bare` | descriptors as values, and in signatures |
 //! | `hub`, `outgoing`, `deliver`, `driver`, `waiters`, `turn`, `clock` | what works on a link: shared state, way out, way in, task |
@@ -53,7 +53,6 @@ pub(crate) mod method;
 pub(crate) mod method_id;
 pub(crate) mod options;
 mod outgoing;
-mod passing;
 mod payload;
 pub(crate) mod raw_call;
 mod reason;

@@ -8,7 +8,7 @@ use std::{cell::RefCell, mem};
 use bytes::Bytes as Shared;
 
 use crate::{
-    link::{Brought, moved::Moved, pool::Owned, vector::Vector},
+    link::{Brought, pool::Owned, vector::Vector},
     session::answer::Verdict,
 };
 
@@ -22,8 +22,6 @@ pub(crate) enum Payload<'a> {
     Shared(Shared),
     /// In memory of its own, where a vector has what stands in front of it set apart.
     Vector(Vector),
-    /// A value, as it was sent.
-    Moved(Moved),
 }
 
 impl<'a> Payload<'a> {
@@ -34,7 +32,6 @@ impl<'a> Payload<'a> {
             Brought::Here(bytes) => (bytes, Payload::Borrowed(&[])),
             Brought::Shared(shared) => (&[], Payload::Shared(shared.clone())),
             Brought::Vector(vector) => (&[], Payload::Vector(vector.take())),
-            Brought::Moved(value) => (&[], Payload::Moved(value.take())),
             Brought::TooLong(_) => (&[], Payload::Borrowed(&[])), // refused before
         }
     }
@@ -45,7 +42,6 @@ impl<'a> Payload<'a> {
             Brought::Here(bytes) => kept(bytes, true),
             Brought::Shared(shared) => Payload::Shared(shared.clone()),
             Brought::Vector(vector) => Payload::Vector(vector.take()),
-            Brought::Moved(value) => Payload::Moved(value.take()),
             Brought::TooLong(_) => Payload::Borrowed(&[]), // refused before
         }
     }
@@ -57,55 +53,30 @@ impl<'a> Payload<'a> {
             Payload::Copied(bytes) => Payload::Copied(bytes),
             Payload::Shared(bytes) => Payload::Shared(bytes),
             Payload::Vector(vector) => Payload::Vector(vector),
-            Payload::Moved(value) => Payload::Moved(value),
-        }
-    }
-
-    /// Keeps a payload for those who pass it on: as bytes, in one or two pieces.
-    pub(crate) fn into_parts(self) -> Payload<'static> {
-        match self.into_kept() {
-            Payload::Moved(value) => Payload::Copied(value.into_bytes()),
-            kept => kept,
         }
     }
 
     /// The payload in one piece.
     #[inline]
     pub(crate) fn whole(&mut self) -> &[u8] {
-        if self.is_apart() {
-            self.put_together();
+        if let Payload::Vector(vector) = self {
+            *self = Payload::Copied(mem::take(vector).into_whole());
         }
         match self {
             Payload::Borrowed(bytes) => bytes,
             Payload::Copied(bytes) => bytes,
             Payload::Shared(bytes) => bytes,
-            Payload::Vector(_) | Payload::Moved(_) => &[], // it is whole by now
+            Payload::Vector(_) => &[], // it is whole by now
         }
     }
 
-    /// Whether it may be what somebody wants, without being read.
-    #[inline]
-    pub(crate) fn is_apart(&self) -> bool {
-        matches!(self, Payload::Vector(_) | Payload::Moved(_))
-    }
-
-    #[cold]
-    fn put_together(&mut self) {
-        *self = Payload::Copied(match self {
-            Payload::Vector(vector) => mem::take(vector).into_whole(),
-            Payload::Moved(value) => value.take().into_bytes(),
-            _ => return,
-        });
-    }
-
-    /// The payload in one piece or two. Of a value there are none: see [`into_parts`](Payload::into_parts).
+    /// The payload in one piece or two.
     pub(crate) fn parts(&self) -> [&[u8]; 2] {
         match self {
             Payload::Borrowed(bytes) => [bytes, &[]],
             Payload::Copied(bytes) => [bytes, &[]],
             Payload::Shared(bytes) => [bytes, &[]],
             Payload::Vector(vector) => vector.parts(),
-            Payload::Moved(_) => [&[], &[]],
         }
     }
 
@@ -118,7 +89,7 @@ impl<'a> Payload<'a> {
     /// The verdict that an answer begins with.
     pub(crate) fn verdict(&self) -> Option<Verdict> {
         match self {
-            Payload::Vector(_) | Payload::Moved(_) => Some(Verdict::Ok),
+            Payload::Vector(_) => Some(Verdict::Ok),
             _ => Verdict::split(self.parts()[0]).map(|(verdict, _)| verdict),
         }
     }
@@ -128,13 +99,6 @@ impl<'a> Payload<'a> {
     pub(crate) fn hand_over(&mut self, take: impl FnOnce(Owned) -> Result<(), Owned>) -> bool {
         let Payload::Vector(vector) = self else { return false };
         take(vector.take_bytes()).map_err(|back| vector.put_back(back)).is_ok()
-    }
-
-    /// Hands over the value that the payload is, to somebody who takes it if it has the right type.
-    #[inline]
-    pub(crate) fn pass(&mut self, take: impl FnOnce(&mut Moved) -> bool) -> bool {
-        let Payload::Moved(value) = self else { return false };
-        take(value)
     }
 
     /// Runs what decodes it, in one piece.

@@ -26,7 +26,6 @@ use super::{
     errors::{CallError, Obstacle, Refusal, sort},
     hub::{Hub, Patience, Place},
     method_id::MethodId,
-    passing::Source,
     payload::Payload as Answered,
     respond::BindingBody,
     scope::Encoded,
@@ -34,7 +33,7 @@ use super::{
     waiters::{lock, try_lock},
 };
 use crate::{
-    link::{Encoder, Head, moved::Value},
+    link::{Encoder, Head},
     session::{answer::Verdict, deadlines::Due, metadata::Metadata},
 };
 
@@ -42,30 +41,6 @@ use crate::{
 pub(crate) trait Payload: Send {
     /// Appends the payload, and names the handles in it, whose ids count from `first_id`, and the descriptors.
     fn encode(&self, out: &mut Encoder<'_>, first_id: u64) -> Encoded;
-
-    /// Whether it is a value that can be taken as it is: it is not needed again once it was sent.
-    fn can_be_taken(&self) -> bool {
-        false
-    }
-
-    /// Takes the value.
-    fn take(&mut self) -> Option<Box<dyn Value>> {
-        None
-    }
-}
-
-impl Source for &mut dyn Payload {
-    fn encode(&mut self, out: &mut Encoder<'_>, first_id: u64) -> Encoded {
-        Payload::encode(&**self, out, first_id)
-    }
-
-    fn can_be_taken(&self) -> bool {
-        Payload::can_be_taken(&**self)
-    }
-
-    fn take(&mut self) -> Option<Box<dyn Value>> {
-        Payload::take(&mut **self)
-    }
 }
 
 /// What goes with a call beside its arguments.
@@ -193,13 +168,13 @@ impl RawCall {
     pub(crate) fn poll_send(
         &mut self,
         cx: &mut TaskContext<'_>,
-        payload: &mut dyn Payload,
+        payload: &dyn Payload,
     ) -> Poll<Result<(), CallError>> {
         let State::Unsent { timer, place } = &mut self.state else { return Poll::Ready(Ok(())) };
         let hub = self.connection.hub();
         let deadline = self.deadline;
         let request = Request { method_id: self.method_id, metadata: &self.metadata, deadline };
-        let attempt = |patience| send_request(&self.connection, request, &mut *payload, patience, cx.waker());
+        let attempt = |patience| send_request(&self.connection, request, payload, patience, cx.waker());
         if let Poll::Ready(sent) = hub.poll_attempt(cx, place, attempt) {
             let Sent { slot, request_id, alone } = sent?;
             let stage = if alone { Stage::Waiting } else { Stage::Armed };
@@ -303,7 +278,7 @@ struct Sent {
 fn send_request(
     connection: &Connection,
     Request { method_id, metadata, deadline }: Request<'_>,
-    mut payload: &mut dyn Payload,
+    payload: &dyn Payload,
     patience: Patience,
     waker: &Waker,
 ) -> Result<Sent, Obstacle<CallError>> {
@@ -314,7 +289,8 @@ fn send_request(
         return Err(Obstacle::Final(CallError::Ended(connection.state().end())));
     };
     let (request_id, first_channel) = (open.calls.next_id(), open.channels.next_id());
-    let mut body = BindingBody::new(hub, first_channel, &mut payload);
+    let mut encode = |out: &mut Encoder<'_>, first_id: u64| payload.encode(out, first_id);
+    let mut body = BindingBody::new(hub, first_channel, &mut encode);
     let head = Head::Request { conn_id: conn.id, request_id, method_id: method_id.get(), metadata };
     let mut out = lock(&hub.out);
     hub.noted(out.send(&head, &mut body)).map_err(|fault| hub.sort(fault, patience))?;

@@ -17,7 +17,6 @@ use super::{
     hub::{Holds, Hub, Local, Patience, Place},
     intercept::Outcome,
     outgoing::{Bytes, Outgoing},
-    passing::{self, Source},
     payload::Payload,
     reason::Reason,
     scope::{self, Bindings, Bound, Encoded},
@@ -25,7 +24,7 @@ use super::{
     wire::encode_value,
 };
 use crate::{
-    link::{Body, ChannelRef, EncodeFault, Encoder, Head, SendFault, message::encode_into, moved::Value},
+    link::{Body, ChannelRef, EncodeFault, Encoder, Head, SendFault, message::encode_into},
     session::{Session, answer::Verdict, connections::ConnKey, metadata::Metadata},
 };
 
@@ -59,28 +58,18 @@ pub(crate) trait Returned {
 
     /// Appends the value or the error.
     fn encode(&self, out: &mut Encoder<'_>) -> postcard::Result<()>;
-
-    /// Takes the value, if it is one, to pass it as it is.
-    fn take(&mut self) -> Option<Box<dyn Value>>;
 }
 
-/// `None`: it was taken.
-impl<T: Serialize + Send + 'static, E: Serialize + 'static> Returned for Option<Result<T, E>> {
+impl<T: Serialize + 'static, E: Serialize + 'static> Returned for Result<T, E> {
     fn verdict(&self) -> Verdict {
-        if let Some(Err(_)) = self { Verdict::User } else { Verdict::Ok }
+        if self.is_ok() { Verdict::Ok } else { Verdict::User }
     }
 
     fn encode(&self, out: &mut Encoder<'_>) -> postcard::Result<()> {
         match self {
-            Some(Ok(value)) => encode_value(value, out),
-            Some(Err(error)) => encode_value(error, out),
-            None => Ok(()),
+            Ok(value) => encode_value(value, out),
+            Err(error) => encode_value(error, out),
         }
-    }
-
-    fn take(&mut self) -> Option<Box<dyn Value>> {
-        let Some(Ok(value)) = self.take_if(|result| result.is_ok()) else { return None };
-        Some(Box::new(passing::Returned(value)))
     }
 }
 
@@ -134,8 +123,18 @@ impl Responder {
         }
         let verdict = result.verdict();
         let mut place = Place::default();
-        let mut answer = Answer { verdict, returned: result };
-        let sent = poll_fn(move |cx| self.poll_answer(cx, &mut place, &[], &mut answer)).await;
+        let sent = poll_fn(move |cx| {
+            self.poll_answer(cx, &mut place, &[], &mut |out, first_id| {
+                out.extend(verdict.bytes());
+                if verdict == Verdict::Ok {
+                    return scope::encoding(first_id, &mut || result.encode(out));
+                }
+                // "and not inside an error type": no scope, so that a handle refuses.
+                scope::without_scope(|| result.encode(out))?;
+                Ok(None)
+            })
+        })
+        .await;
         Outcome::of(Some(verdict)).sent(sent)
     }
 
@@ -144,7 +143,7 @@ impl Responder {
         let mut place = Place::default();
         let outcome = Outcome::of(Verdict::split(&payload).map(|(verdict, _)| verdict));
         let sent = poll_fn(move |cx| {
-            self.poll_answer(cx, &mut place, &[], &mut |out: &mut Encoder<'_>, _: u64| {
+            self.poll_answer(cx, &mut place, &[], &mut |out, _| {
                 out.extend(&payload);
                 Ok(None)
             })
@@ -160,10 +159,10 @@ impl Responder {
         cx: &Context<'_>,
         place: &mut Place,
         metadata: &[u8],
-        source: &mut dyn Source,
+        encode: &mut EncodeAnswer<'_>,
     ) -> Poll<bool> {
         self.let_go(); // before the peer can know, and sends the next
-        let attempt = |patience| answer(self, metadata, source, patience).map_err(Obstacle::Blocked);
+        let attempt = |patience| answer(self, metadata, encode, patience).map_err(Obstacle::Blocked);
         let answered = self.connection.hub().poll_attempt::<_, Never>(cx, place, attempt);
         answered.map(|sent| {
             self.answered = true;
@@ -271,14 +270,14 @@ fn recorded(recorder: Recorder, result: &dyn Returned, hub: &Hub) -> Option<Arc<
 fn answer(
     responder: &Responder,
     metadata: &[u8],
-    source: &mut dyn Source,
+    encode: &mut EncodeAnswer<'_>,
     patience: Patience,
 ) -> Result<bool, Blocked> {
     let (connection, request_id) = (&responder.connection, responder.request_id);
     let (conn, hub) = (connection.key(), connection.hub());
     let mut session = lock(&hub.session);
     let first_id = session.connection(conn).map(|open| open.channels.next_id());
-    let mut body = BindingBody::new(hub, first_id.unwrap_or_default(), source);
+    let mut body = BindingBody::new(hub, first_id.unwrap_or_default(), encode);
     let mut out = lock(&hub.out);
     if hub.check_open().is_err() || !is_running(&mut session, conn, request_id) {
         session.finish(conn, request_id);
@@ -361,43 +360,20 @@ fn send_verdict(
     }
 }
 
-/// What a handler returned, as its answer.
-struct Answer<'a> {
-    verdict: Verdict,
-    returned: &'a mut (dyn Returned + Send),
-}
-
-impl Source for Answer<'_> {
-    fn encode(&mut self, out: &mut Encoder<'_>, first_id: u64) -> Encoded {
-        out.extend(self.verdict.bytes());
-        if self.verdict == Verdict::Ok {
-            return scope::encoding(first_id, &mut || self.returned.encode(out));
-        }
-        // "and not inside an error type": no scope, so that a handle refuses.
-        scope::without_scope(|| self.returned.encode(out))?;
-        Ok(None)
-    }
-
-    fn can_be_taken(&self) -> bool {
-        self.verdict == Verdict::Ok
-    }
-
-    fn take(&mut self) -> Option<Box<dyn Value>> {
-        self.returned.take()
-    }
-}
+/// What encodes a payload with handles in it: ids count from the second argument.
+pub(crate) type EncodeAnswer<'a> = dyn FnMut(&mut Encoder<'_>, u64) -> Encoded + 'a;
 
 /// A payload whose handles become channels of the link when the message was sent.
-pub(crate) struct BindingBody<'a> {
+pub(crate) struct BindingBody<'a, 'e> {
     hub: &'a Arc<Hub>,
     first_id: u64,
-    source: &'a mut dyn Source,
+    encode: &'a mut EncodeAnswer<'e>,
     bound: Vec<(Bound, ChannelRef)>,
 }
 
-impl<'a> BindingBody<'a> {
-    pub(crate) fn new(hub: &'a Arc<Hub>, first_id: u64, source: &'a mut dyn Source) -> Self {
-        BindingBody { hub, first_id, source, bound: Vec::new() }
+impl<'a, 'e> BindingBody<'a, 'e> {
+    pub(crate) fn new(hub: &'a Arc<Hub>, first_id: u64, encode: &'a mut EncodeAnswer<'e>) -> Self {
+        BindingBody { hub, first_id, encode, bound: Vec::new() }
     }
 
     /// The message was sent: its handles are remote from now on. Before anything can be sent behind it, so
@@ -446,27 +422,19 @@ impl<'a> BindingBody<'a> {
     }
 }
 
-impl Body for BindingBody<'_> {
+impl Body for BindingBody<'_, '_> {
     fn encode(&mut self, out: &mut Encoder<'_>) -> Result<(), EncodeFault> {
         self.unbind();
-        let bindings = self.source.encode(out, self.first_id)?;
+        let bindings = (self.encode)(out, self.first_id)?;
         self.hub.check_payload(out.len())?;
         match bindings {
             None => Ok(()), // without a look at the table, which costs a lock and a count
             Some(bindings) => self.bind(*bindings, out),
         }
     }
-
-    fn can_be_taken(&self) -> bool {
-        self.source.can_be_taken()
-    }
-
-    fn take(&mut self) -> Option<Box<dyn Value>> {
-        self.source.take()
-    }
 }
 
-impl BindingBody<'_> {
+impl BindingBody<'_, '_> {
     fn bind(
         &mut self,
         Bindings { handles, descriptors }: Bindings,
@@ -490,7 +458,7 @@ impl BindingBody<'_> {
     }
 }
 
-impl Drop for BindingBody<'_> {
+impl Drop for BindingBody<'_, '_> {
     /// What was not sent binds nothing.
     fn drop(&mut self) {
         self.unbind();

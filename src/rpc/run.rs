@@ -32,7 +32,6 @@ impl Run {
             Brought::Shared(shared) if shared.len() < MIN_VECTOR => self.elements.push(shared),
             Brought::Shared(shared) => self.elements.push_kept(Kept::Shared(shared.clone())),
             Brought::Vector(vector) => self.elements.push_kept(Kept::Vector(vector.take())),
-            Brought::Moved(value) => self.elements.push_kept(Kept::Moved(value.take())),
             Brought::TooLong(_) => {} // refused before
         }
     }

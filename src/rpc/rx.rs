@@ -25,7 +25,6 @@ use super::{
     elements::{Elements, Reading},
     errors::{RecvError, TryRecvError},
     method_id::RX_FIELD,
-    passing::Element,
     payload::decode_shared,
     scope,
     turn::Turn,
@@ -266,8 +265,6 @@ impl<T: DeserializeOwned + 'static> Rx<T> {
         let reading = self.reading.get_mut().unwrap_or_else(PoisonError::into_inner);
         let value = if let Some(value) = reading.take_vector::<T>(put_vector) {
             Ok(value)
-        } else if let Some(Element(value)) = reading.take_moved() {
-            Ok(value)
         } else {
             reading.make_whole();
             match reading.shared() {
@@ -328,7 +325,6 @@ impl<T> Drop for Rx<T> {
                     } else {
                         remote.hub.reset_channel(remote);
                     }
-                    self.channel.discard();
                 }
             }
             // It was passed: the channel is the peer's to read, and the `Tx` keeps it.
@@ -355,9 +351,9 @@ impl<T> Rx<T> {
     fn bind<S: Serializer>(
         &self,
         serializer: S,
-        unread: impl FnOnce(&mut Reading) -> Elements,
+        unread: impl FnOnce(&Reading) -> Elements,
     ) -> Result<S::Ok, S::Error> {
-        let id = scope::bind(&self.channel, Half::Rx, || unread(&mut lock(&self.reading)))
+        let id = scope::bind(&self.channel, Half::Rx, || unread(&lock(&self.reading)))
             .ok_or_else(|| serde::ser::Error::custom("a stream's handle cannot be passed here"))?;
         serializer.serialize_u64(id)
     }

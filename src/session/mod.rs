@@ -209,7 +209,7 @@ impl Answered<'_> {
         let bytes: &[u8] = match self.payload {
             Brought::Here(bytes) => bytes,
             Brought::Shared(bytes) => bytes,
-            Brought::Vector(_) | Brought::Moved(_) => return Some(Verdict::Ok),
+            Brought::Vector(_) => return Some(Verdict::Ok),
             Brought::TooLong(_) => return None,
         };
         Verdict::split(bytes).map(|(verdict, _)| verdict)

@@ -132,8 +132,8 @@ impl Request {
 
     async fn send(&mut self, call: &mut RawCall) -> Result<(), CallError> {
         let Some(payload) = &mut self.payload else { return Ok(()) };
-        let watched = &mut *payload;
-        poll_fn(move |cx| call.poll_send(cx, watched)).await?;
+        let watched = &mut *payload; // moved, since it can be sent to other threads, and not shared with them
+        poll_fn(move |cx| call.poll_send(cx, &*watched)).await?;
         if !self.repeatable || payload.opens_streams.get() {
             self.payload = None;
         }

@@ -1,11 +1,7 @@
 use std::{sync::atomic, thread};
 
 use super::*;
-use crate::link::{
-    Encoder,
-    moved::Value,
-    testing::{Collector, DATA, message},
-};
+use crate::link::testing::{Collector, DATA, message};
 
 fn defaults() -> (Parts, Parts) {
     pair(&Settings::default(), &Settings::default())
@@ -188,54 +184,4 @@ fn two_threads_exchange_a_hundred_thousand_messages_both_ways_through_small_queu
     let ends = [a, b].map(|parts| thread::spawn(move || side(parts)));
     let ends = ends.map(|end| end.join().expect("it met no error"));
     drop(ends);
-}
-
-/// A payload that can be taken as it is.
-struct Long(Option<Vec<u8>>);
-
-impl Body for Long {
-    fn encode(&mut self, out: &mut Encoder<'_>) -> Result<(), EncodeFault> {
-        out.extend(self.0.as_deref().expect("nothing is encoded behind `take`"));
-        Ok(())
-    }
-
-    fn can_be_taken(&self) -> bool {
-        true
-    }
-
-    fn take(&mut self) -> Option<Box<dyn Value>> {
-        self.0.take().map(|bytes| Box::new(Taken(bytes)) as Box<dyn Value>)
-    }
-}
-
-struct Taken(Vec<u8>);
-
-impl Value for Taken {
-    fn encode(&self, out: &mut Encoder<'_>) -> Result<(), EncodeFault> {
-        out.extend(&self.0);
-        Ok(())
-    }
-}
-
-/// Fails when values that are passed count for less than their bytes, or are lost where there is no room.
-#[test]
-fn values_that_are_passed_wait_within_the_bound_and_in_their_order() {
-    let settings = Settings::default().send_buffer(1000);
-    let (mut a, mut b) = pair(&settings, &settings);
-    let mut bodies: Vec<Long> = (0..3).map(|byte| Long(Some(vec![byte; 400]))).collect();
-    for body in &mut bodies[..2] {
-        assert_eq!(a.sender.send(&DATA, body).expect("there is room"), 400);
-        assert!(body.0.is_none(), "it was taken");
-    }
-    assert!(matches!(a.sender.send(&DATA, &mut bodies[2]), Err(SendFault::Full)));
-    assert!(bodies[2].0.is_some(), "what is not sent is not taken");
-    assert!(!a.sender.has_room().expect("the link lives"));
-    a.say(&DATA, &[9; 3]).map(drop).expect("there is room for a short one");
-    let mut sink = Collector::all();
-    assert_eq!(b.receiver.drain(&mut sink).expect("the link lives"), 3);
-    assert!(a.sender.has_room().expect("the link lives"));
-    a.sender.send(&DATA, &mut bodies[2]).expect("there is room");
-    assert_eq!(b.receiver.drain(&mut sink).expect("the link lives"), 1);
-    let sent = [&[0; 400][..], &[1; 400], &[9; 3], &[2; 400]].map(|payload| message(&DATA, payload));
-    assert_eq!(sink.messages, sent);
 }

@@ -64,7 +64,7 @@ impl Rx<Vec<u8>> {
 }
 
 /// What the reader has taken out of the queue, without the bytes in front of `part`.
-fn unread(reading: &mut Reading, part: &Part) -> Elements {
+fn unread(reading: &Reading, part: &Part) -> Elements {
     let mut unread = Elements::default();
     let rest = reading.bytes(part.0.clone());
     if !rest.is_empty() {

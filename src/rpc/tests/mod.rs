@@ -11,7 +11,6 @@
 //! | `flood` | a peer that writes and does not read, or opens and does not close |
 //! | `flood_segment` | one that does so over shared memory |
 //! | `kept` | this library, over shared memory, whose payloads are kept |
-//! | `passing` | this library, within the process, to which values go as they are |
 //! | `peer` | a peer that writes messages of its own to a link within the process |
 //! | `role`, `waits` | parts of a link that answer as the test wants |
 //! | `segment` | a peer on shared memory that handles its credit itself |
@@ -34,7 +33,6 @@ mod flood_segment;
 #[cfg(target_os = "linux")]
 mod kept;
 mod nesting;
-mod passing;
 mod peer;
 mod role;
 #[cfg(target_os = "linux")]

@@ -9,11 +9,11 @@ use serde::Serialize;
 
 use super::wait::Wait;
 use crate::{
-    link::{Body, EncodeFault, Encoder, Head, SendFault, message::encode_into, moved::Value},
+    link::{Body, EncodeFault, Encoder, Head, SendFault, message::encode_into},
     rpc::{
         channel::{Channel, End, Full, Remote},
         errors::{Blocked, Obstacle, Refusal, SendError, refusal, sort},
-        passing, scope,
+        scope,
         turn::Turn,
         waiters::lock,
         wire::encode_value,
@@ -21,46 +21,7 @@ use crate::{
 };
 
 /// What encodes an element.
-pub(crate) trait Encode {
-    /// Appends its payload.
-    fn encode(&mut self, out: &mut Encoder<'_>) -> Result<(), EncodeFault>;
-
-    /// Whether it is a value that can be taken as it is.
-    fn can_be_taken(&self) -> bool {
-        false
-    }
-
-    /// Takes the value.
-    fn take(&mut self) -> Option<Box<dyn Value>> {
-        None
-    }
-}
-
-impl<F: FnMut(&mut Encoder<'_>) -> Result<(), EncodeFault>> Encode for F {
-    fn encode(&mut self, out: &mut Encoder<'_>) -> Result<(), EncodeFault> {
-        self(out)
-    }
-}
-
-/// A value that is sent and not given back. `None`: it was taken.
-pub(super) struct Given<T>(pub(super) Option<T>);
-
-impl<T: Serialize + Send + 'static> Encode for Given<T> {
-    fn encode(&mut self, out: &mut Encoder<'_>) -> Result<(), EncodeFault> {
-        self.0.as_ref().map_or(Ok(()), |value| encode_plain(value, out))
-    }
-
-    fn can_be_taken(&self) -> bool {
-        true
-    }
-
-    fn take(&mut self) -> Option<Box<dyn Value>> {
-        match self.0.take() {
-            Some(value) => Some(Box::new(passing::Element(value))),
-            None => None,
-        }
-    }
-}
+pub(crate) type Encode<'a> = dyn FnMut(&mut Encoder<'_>) -> Result<(), EncodeFault> + 'a;
 
 /// Encodes a value. No handle may stand in it.
 pub(super) fn encode_plain<T: Serialize + 'static>(
@@ -77,7 +38,7 @@ pub(super) fn poll_element(
     turn: &Turn,
     cx: &mut Context<'_>,
     wait: &mut Wait,
-    encode: &mut dyn Encode,
+    encode: &mut Encode<'_>,
 ) -> Poll<Result<(), SendError>> {
     if let Some(error) = ended(channel) {
         return Poll::Ready(Err(error));
@@ -108,7 +69,7 @@ pub(super) fn poll_send_remote(
     remote: &Remote,
     cx: &mut Context<'_>,
     wait: &mut Wait,
-    encode: &mut dyn Encode,
+    encode: &mut Encode<'_>,
 ) -> Poll<Result<(), SendError>> {
     poll_remote(channel, remote, cx, wait, || send_now(channel, remote, encode))
 }
@@ -150,7 +111,7 @@ pub(super) fn poll_remote(
 }
 
 /// Sends one element if link and credit allow it.
-pub(crate) fn send_now(channel: &Channel, remote: &Remote, encode: &mut dyn Encode) -> Result<(), SendFault> {
+pub(crate) fn send_now(channel: &Channel, remote: &Remote, encode: &mut Encode<'_>) -> Result<(), SendFault> {
     let mut body = ElementBody { channel, remote, encode, set_aside: 0 };
     remote.hub.send_element(&data(remote), &mut body, &remote.credit)
 }
@@ -160,7 +121,7 @@ pub(crate) fn send_now(channel: &Channel, remote: &Remote, encode: &mut dyn Enco
 pub(super) fn send_set_aside(
     channel: &Channel,
     remote: &Remote,
-    encode: &mut dyn Encode,
+    encode: &mut Encode<'_>,
     set_aside: usize,
 ) -> Result<(), SendFault> {
     let mut body = ElementBody { channel, remote, encode, set_aside };
@@ -171,17 +132,17 @@ fn data(remote: &Remote) -> Head<'static> {
     Head::Data { conn_id: remote.conn.id, channel_id: remote.reference.id }
 }
 
-struct ElementBody<'a> {
+struct ElementBody<'a, 'e> {
     channel: &'a Channel,
     remote: &'a Remote,
-    encode: &'a mut dyn Encode,
+    encode: &'a mut Encode<'e>,
     /// Bytes of credit that are set aside for it.
     set_aside: usize,
 }
 
-impl Body for ElementBody<'_> {
+impl Body for ElementBody<'_, '_> {
     fn encode(&mut self, out: &mut Encoder<'_>) -> Result<(), EncodeFault> {
-        self.encode.encode(out)?;
+        (self.encode)(out)?;
         let len = out.len();
         check_length(self.remote, len)?;
         if self.channel.is_over() {
@@ -189,14 +150,6 @@ impl Body for ElementBody<'_> {
             return Err(EncodeFault::NoCredit { len });
         }
         check_credit(self.remote, len.saturating_sub(self.set_aside), len)
-    }
-
-    fn can_be_taken(&self) -> bool {
-        self.encode.can_be_taken()
-    }
-
-    fn take(&mut self) -> Option<Box<dyn Value>> {
-        self.encode.take()
     }
 }
 
@@ -226,7 +179,7 @@ pub(super) enum NotNow {
 }
 
 /// Sends one element, or says that there is no room.
-pub(super) fn try_element(channel: &Channel, encode: &mut dyn Encode) -> Result<(), NotNow> {
+pub(super) fn try_element(channel: &Channel, encode: &mut Encode<'_>) -> Result<(), NotNow> {
     if let Some(error) = ended(channel) {
         return Err(NotNow::Failed(error));
     }
@@ -247,7 +200,7 @@ pub(super) fn now(channel: &Channel, sent: Result<(), SendFault>) -> Result<(), 
 }
 
 /// Puts one element into the queue, or says that there is no room. `set_aside` bytes were kept for it.
-pub(super) fn try_queue(channel: &Channel, encode: &mut dyn Encode, set_aside: usize) -> Result<(), NotNow> {
+pub(super) fn try_queue(channel: &Channel, encode: &mut Encode<'_>, set_aside: usize) -> Result<(), NotNow> {
     let element = encoded(encode).map_err(NotNow::Failed)?;
     match channel.push_local(&element, set_aside) {
         Ok(reader) => {
@@ -266,7 +219,7 @@ fn poll_send_queue(
     channel: &Arc<Channel>,
     cx: &mut Context<'_>,
     wait: &mut Wait,
-    encode: &mut dyn Encode,
+    encode: &mut Encode<'_>,
 ) -> Poll<Result<(), SendError>> {
     let element = match encoded(encode) {
         Ok(element) => element,
@@ -295,11 +248,11 @@ fn poll_send_queue(
 }
 
 /// The bytes of one element.
-pub(super) fn encoded(encode: &mut dyn Encode) -> Result<Vec<u8>, SendError> {
-    struct Plain<'a>(&'a mut dyn Encode);
-    impl Body for Plain<'_> {
+pub(super) fn encoded(encode: &mut Encode<'_>) -> Result<Vec<u8>, SendError> {
+    struct Plain<'a, 'e>(&'a mut Encode<'e>);
+    impl Body for Plain<'_, '_> {
         fn encode(&mut self, out: &mut Encoder<'_>) -> Result<(), EncodeFault> {
-            self.0.encode(out)
+            (self.0)(out)
         }
     }
     let (mut room, mut channels) = (Vec::new(), Vec::new());

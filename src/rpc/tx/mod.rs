@@ -19,7 +19,7 @@ use postcard_schema::{
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use self::element::{Given, NotNow, encode_plain, poll_element, try_element};
+use self::element::{NotNow, encode_plain, poll_element, try_element};
 pub use self::permit::Permit;
 pub(crate) use self::{element::send_now, pump::pump, wait::Wait};
 use super::{
@@ -149,8 +149,11 @@ impl<T: Serialize + 'static> Tx<T> {
     where
         T: Send,
     {
-        let (mut wait, mut value) = (Wait::default(), Given(Some(value)));
-        poll_fn(move |cx| poll_element(&self.channel, &self.turn, cx, &mut wait, &mut value))
+        let mut wait = Wait::default();
+        poll_fn(move |cx| {
+            let mut encode = |out: &mut Encoder<'_>| encode_plain(&value, out);
+            poll_element(&self.channel, &self.turn, cx, &mut wait, &mut encode)
+        })
     }
 
     /// Sends one value if there is room for it now, and gives it back if there is not.

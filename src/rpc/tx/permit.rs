@@ -74,7 +74,7 @@ impl<T: Serialize + 'static> Permit<'_, T> {
         sent.map_err(|why| unsent(value, why))
     }
 
-    fn send_encoded(&mut self, encode: &mut dyn super::element::Encode) -> Result<(), NotNow> {
+    fn send_encoded(&mut self, encode: &mut super::element::Encode<'_>) -> Result<(), NotNow> {
         let channel = &self.tx.channel;
         if let Some(error) = ended(channel) {
             return Err(NotNow::Failed(error));
