@@ -433,7 +433,7 @@ async fn an_error_of_the_service_leaves_the_calls_channels_open(ground: Ground) 
 async fn a_request_that_is_refused_spends_its_channels(ground: Ground) {
     let mut rig = ground.rig_with(settings().max_concurrent_requests(1)).await;
     let (request_id, channel_id) = rig.peer_opens(&THEIRS, &[]).await;
-    answered_with_resets(&mut rig, request_id, UNKNOWN_METHOD).await;
+    rig.hears_answer(request_id, UNKNOWN_METHOD).await; // and no Reset: both sides know
     let running = rig.peer_calls(&GATED, &[]).await;
     assert!(matches!(rig.event().await, Event::Started));
     let (request_id, beyond) = rig.peer_opens(&LISTEN, &[]).await;

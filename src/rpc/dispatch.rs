@@ -69,9 +69,20 @@ pub struct IncomingRequest<'a> {
 /// Where the rest of a request is kept. It is long, and a request is handed on by value a number of times before its
 /// handler has it.
 enum Rest<'a> {
-    /// With whoever receives. `None` once somebody took it out.
-    Lent(&'a mut Option<Arrived>),
+    /// With whoever receives.
+    Lent(Lent<'a>),
     Kept(Box<Arrived>),
+}
+
+/// What whoever receives keeps of a request, as long as somebody has it. `None` once that was taken out.
+struct Lent<'a>(&'a mut Option<Arrived>);
+
+/// Who drops a request drops it here and now: it is answered then.
+impl Drop for Lent<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        *self.0 = None;
+    }
 }
 
 /// What came with a request.
@@ -103,7 +114,7 @@ impl Rest<'_> {
     #[inline]
     fn get(&self) -> Option<&Arrived> {
         match self {
-            Rest::Lent(rest) => rest.as_ref(),
+            Rest::Lent(rest) => rest.0.as_ref(),
             Rest::Kept(rest) => Some(rest),
         }
     }
@@ -111,7 +122,7 @@ impl Rest<'_> {
     #[inline]
     fn get_mut(&mut self) -> Option<&mut Arrived> {
         match self {
-            Rest::Lent(rest) => rest.as_mut(),
+            Rest::Lent(rest) => rest.0.as_mut(),
             Rest::Kept(rest) => Some(rest),
         }
     }
@@ -119,14 +130,14 @@ impl Rest<'_> {
     #[inline]
     fn take(self) -> Option<Arrived> {
         match self {
-            Rest::Lent(rest) => rest.take(),
+            Rest::Lent(rest) => rest.0.take(),
             Rest::Kept(rest) => Some(*rest),
         }
     }
 }
 
 impl<'a> IncomingRequest<'a> {
-    /// One that has arrived, kept in `rest` until somebody takes it out; whatever is left there is to be dropped then.
+    /// One that has arrived, kept in `rest` until somebody takes it out, or drops the request.
     #[inline]
     pub(crate) fn arrived(
         connection: Connection,
@@ -154,7 +165,7 @@ impl<'a> IncomingRequest<'a> {
             connection,
             method_id: MethodId::new(request.method_id),
             here,
-            rest: Rest::Lent(rest),
+            rest: Rest::Lent(Lent(rest)),
         }
     }
 
@@ -209,10 +220,7 @@ impl<'a> IncomingRequest<'a> {
 
     /// Answers with an error of the protocol.
     pub(crate) fn refuse(self, verdict: Verdict) -> Dispatch {
-        if let Some(responder) = self.into_responder() {
-            responder.refuse(verdict);
-        }
-        Dispatch(())
+        self.answer_unread(|responder| responder.refuse(verdict))
     }
 
     /// The connection on which it came.
@@ -230,10 +238,7 @@ impl<'a> IncomingRequest<'a> {
     /// Answers [`Rejected`](crate::CallError::Rejected): it was not served, for a reason that the caller is shown.
     /// One that is longer than 1 KiB is cut there.
     pub fn reject(self, reason: impl Into<String>) -> Dispatch {
-        if let Some(responder) = self.into_responder() {
-            responder.cancel(&Reason::Rejected(reason.into()));
-        }
-        Dispatch(())
+        self.answer_unread(|responder| responder.cancel(&Reason::Rejected(reason.into())))
     }
 
     /// Its parts. `None` when they are gone, which they are not before it is.
@@ -248,8 +253,15 @@ impl<'a> IncomingRequest<'a> {
         Some((origin, Unread { responder, channels, payload }))
     }
 
-    fn into_responder(self) -> Option<Responder> {
-        self.rest.take()?.responder
+    /// Answers what nobody has read. What it brought is let go behind the answer: its channels are dead then, and not
+    /// reset one by one.
+    fn answer_unread(self, answer: impl FnOnce(Responder)) -> Dispatch {
+        if let Some(mut rest) = self.rest.take()
+            && let Some(responder) = rest.responder.take()
+        {
+            answer(responder);
+        }
+        Dispatch(())
     }
 
     /// Puts more around its handler, within what is there.

@@ -7,7 +7,7 @@
 //! | `connections` | this library, on virtual connections |
 //! | `counted` | this library, over shared memory, one instruction after the other |
 //! | `dedup` | this library, which repeats itself |
-//! | `empty`, `nesting` | a service of this library |
+//! | `dropped`, `empty`, `nesting` | a service of this library |
 //! | `flood` | a peer that writes and does not read, or opens and does not close |
 //! | `flood_segment` | one that does so over shared memory |
 //! | `kept` | this library, over shared memory, whose payloads are kept |
@@ -26,6 +26,7 @@ mod connections;
 #[cfg(target_os = "linux")]
 mod counted;
 mod dedup;
+mod dropped;
 mod empty;
 mod flood;
 #[cfg(target_os = "linux")]
