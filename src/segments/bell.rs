@@ -113,12 +113,13 @@ mod tests {
     use std::{future::poll_fn, os::unix::net::UnixStream};
 
     use super::*;
+    use crate::link::descriptors::{Closer, End};
 
     fn pair() -> (Arc<Bell>, Arc<Bell>) {
         let (one, other) = UnixStream::pair().unwrap();
         let bell = |end: UnixStream| {
             end.set_nonblocking(true).unwrap();
-            Bell::new(Mailbox::new(end.into(), crate::link::descriptors::Closer::new(0)).unwrap())
+            Bell::new(Mailbox::new(end.into(), End::Own, Closer::new(0)).unwrap())
         };
         (bell(one), bell(other))
     }

@@ -26,7 +26,7 @@ use super::{
     spawn::{LINK_VARIABLE, STAYS},
 };
 use crate::{
-    link::{Parts, Role},
+    link::{Parts, Role, descriptors::End},
     settings::Settings,
 };
 
@@ -99,7 +99,7 @@ pub(crate) async fn attach(settings: &Settings) -> Result<Parts, AttachError> {
     }
     let socket = take(descriptor)?;
     check_credentials(&socket, host)?;
-    let control = Control::new(socket)?;
+    let control = Control::new(socket, End::Shared)?; // the host has made it, and may have kept this end
     let after = settings.handshake_timeout;
     let agreed = handshake::guest(&control, |offered, pidfd| check_host(host, offered, pidfd));
     let (halves, pidfd) = timeout(after, agreed).await.map_err(|_| AttachError::Timeout { after })??;

@@ -8,9 +8,9 @@
 //! | n     | message | postcard                                   |
 //!
 //! Descriptors travel with the first byte. Every one that arrives is owned at once, so that none is leaked
-//! whatever happens next, and those that are not taken are closed apart; those that this process may not have stay in the socket, and are
-//! closed with it. A message with more or fewer than its kind has is refused. Not one byte behind the
-//! message is read: it may be a ring of the bell already.
+//! whatever happens next, and those that are not taken are closed apart; those that this process may not have stay in the
+//! socket, and are closed with it. A message with more or fewer than its kind has is refused. Not one byte behind the message
+//! is read: it may be a ring of the bell already.
 
 use std::{io, os::unix::net::UnixStream, sync::Arc};
 
@@ -19,17 +19,17 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::io::Interest;
 
 use super::{handshake::HandshakeError, mailbox::Mailbox};
-use crate::link::descriptors::{self, Apart, Closer, Descriptors, Look};
+use crate::link::descriptors::{self, Apart, Closer, Descriptors, End, Look};
 
 /// The control socket during the handshake.
 #[derive(Debug)]
 pub(super) struct Control(Mailbox);
 
 impl Control {
-    /// Takes a connected Unix stream socket. Must be called within a runtime.
-    pub(super) fn new(socket: UnixStream) -> io::Result<Self> {
+    /// Takes an end of a connected Unix stream socket. Must be called within a runtime.
+    pub(super) fn new(socket: UnixStream, end: End) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
-        Ok(Control(Mailbox::new(socket.into(), Closer::new(0))?))
+        Ok(Control(Mailbox::new(socket.into(), end, Closer::new(0))?))
     }
 
     /// Who closes what nobody takes.
@@ -144,7 +144,7 @@ fn body_len(head: &[u8; HEAD]) -> Result<usize, HandshakeError> {
 /// The first bytes of every message.
 const MAGIC: [u8; 8] = *b"adjoin\r\n";
 /// The version of the handshake. The layout of the halves has its own, in their headers.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 /// Bytes in front of a message.
 const HEAD: usize = 14;
 /// Bytes of the longest message.

@@ -11,12 +11,12 @@ struct Note(u64);
 
 fn pair() -> (Control, UnixStream) {
     let (ours, theirs) = UnixStream::pair().unwrap();
-    (Control::new(ours).unwrap(), theirs)
+    (Control::new(ours, End::Own).unwrap(), theirs)
 }
 
 fn both() -> (Control, Control) {
     let (ours, theirs) = pair();
-    (ours, Control::new(theirs).unwrap())
+    (ours, Control::new(theirs, End::Own).unwrap())
 }
 
 /// Descriptors of this process that are pipes: what these tests send, and nothing else in this process has.

@@ -4,17 +4,20 @@
 //! host                                               guest
 //!   makes its half
 //!   Offer { limits, pid } + its half, its pidfd,
-//!     one end of a socket for descriptors        -->
+//!     a socket to send descriptors with          -->
 //!                                                    checks and maps the host's half, makes its own
-//!                                                <-- Accept + its half       (or Refuse, and the end)
+//!                                                <-- Accept + its half, a socket likewise
+//!                                                                            (or Refuse, and the end)
 //!   checks and maps the guest's half
 //!   Attached                                     --> (or Refuse, and the end)
 //! ```
 //!
 //! The guest accepts when it serves, so that a host that has attached has a peer that answers. The limits are
 //! the host's; a guest refuses those that the layout does not allow, by name. Each side refuses a half that
-//! is not what it must be. A refusal is told to the peer as far as the socket takes it, and the link is over
-//! for both.
+//! is not what it must be. A refusal is told to the peer as far as the socket takes it, and the link is over for both.
+//!
+//! What a side receives descriptors on it has made itself, and gives only the other end away: a peer that had the same end
+//! could take something out of it between two looks, or have the system look elsewhere.
 
 use std::{io, sync::Arc};
 
@@ -32,7 +35,7 @@ use super::{
     mapping::Mapping,
     segment::{self, SegmentError},
 };
-use crate::link::descriptors::{Apart, Descriptors};
+use crate::link::descriptors::{Apart, Closer, Descriptors};
 
 /// Why a handshake failed.
 #[derive(Debug, thiserror::Error)]
@@ -243,15 +246,22 @@ impl std::fmt::Display for SegmentLimit {
 pub(super) struct Halves {
     pub(super) own: OwnHalf<Mapping>,
     pub(super) peer: PeerHalf<Mapping>,
-    /// This side's end of the socket that carries descriptors.
-    pub(super) descriptors: Apart,
+    pub(super) descriptors: DescriptorSockets,
+}
+
+/// What carries the descriptors of messages.
+#[derive(Debug)]
+pub(super) struct DescriptorSockets {
+    /// An end that is this process's alone.
+    pub(super) incoming: Apart,
+    /// The end of a socket of the peer's.
+    pub(super) outgoing: Apart,
 }
 
 /// What a host says.
 #[derive(Debug, Serialize, Deserialize)]
 enum FromHost {
-    /// With three descriptors: the host's half, a pidfd of the host, and the guest's end of the socket that carries
-    /// descriptors.
+    /// With three descriptors: the host's half, a pidfd of the host, and what the guest is to send descriptors with.
     Offer(Offer),
     Attached,
     Refuse(PeerRefusal),
@@ -269,7 +279,7 @@ impl FromHost {
 /// What a guest says.
 #[derive(Debug, Serialize, Deserialize)]
 enum FromGuest {
-    /// With one descriptor: the guest's half.
+    /// With two descriptors: the guest's half, and what the host is to send descriptors with.
     Accept,
     Refuse(PeerRefusal),
 }
@@ -277,7 +287,7 @@ enum FromGuest {
 impl FromGuest {
     fn descriptors(&self) -> usize {
         match self {
-            FromGuest::Accept => 1,
+            FromGuest::Accept => 2,
             FromGuest::Refuse(_) => 0,
         }
     }
@@ -306,17 +316,15 @@ pub(super) async fn host(
     host: OwnedFd,
 ) -> Result<Halves, HandshakeError> {
     let made = segment::create(geometry).map_err(HandshakeError::from);
-    let ((own, descriptor), (descriptors, theirs)) = match made
-        .and_then(|made| Ok((made, descriptor_sockets()?)))
-    {
-        // From now on the guest may put into it what it likes.
-        Ok((made, (ours, theirs))) => (made, (Apart::new(ours, Some(Arc::clone(control.closer()))), theirs)),
-        Err(error) => {
-            // The guest may be gone; what is wrong is said to our own caller in any case.
-            let _ = control.send(&FromHost::Refuse(error.refusal()), &[]).await;
-            return Err(error);
-        }
-    };
+    let ((own, descriptor), (incoming, theirs)) =
+        match made.and_then(|made| Ok((made, descriptor_sockets(control.closer())?))) {
+            Ok(made) => made,
+            Err(error) => {
+                // The guest may be gone; what is wrong is said to our own caller in any case.
+                let _ = control.send(&FromHost::Refuse(error.refusal()), &[]).await;
+                return Err(error);
+            }
+        };
     let offer = Offer {
         ring_bytes: geometry.ring_bytes,
         channel_slots: geometry.channel_slots,
@@ -347,21 +355,22 @@ pub(super) async fn host(
             return Err(error);
         }
     };
-    let half = match (answer, received.iter().next()) {
-        (FromGuest::Accept, Some(half)) => half,
-        (FromGuest::Refuse(refusal), _) => return Err(HandshakeError::Refused(refusal)),
-        (FromGuest::Accept, None) => return Err(HandshakeError::OutOfOrder),
+    let (half, outgoing) = match (answer, received.pop(), received.pop()) {
+        (FromGuest::Accept, Some(half), Some(outgoing)) => (half, outgoing),
+        (FromGuest::Refuse(refusal), ..) => return Err(HandshakeError::Refused(refusal)),
+        (FromGuest::Accept, ..) => return Err(HandshakeError::OutOfOrder),
     };
-    match segment::open(half, geometry) {
-        Ok(peer) => {
-            drop(received.pop().map(Apart::into_inner)); // it is what it must be: its close waits for nobody
+    let opened = segment::open(&half, geometry).map_err(|error| (PeerRefusal::Half, error.into()));
+    match opened.and_then(|peer| Ok((peer, check_socket(&outgoing).map_err(message)?))) {
+        Ok((peer, ())) => {
+            drop(half.into_inner()); // it is what it must be: its close waits for nobody
             control.send(&FromHost::Attached, &[]).await?;
-            Ok(Halves { own, peer, descriptors })
+            Ok(Halves { own, peer, descriptors: DescriptorSockets { incoming, outgoing } })
         }
-        Err(error) => {
+        Err((refusal, error)) => {
             // The guest may be gone; what is wrong is said to our own caller in any case.
-            let _ = control.send(&FromHost::Refuse(PeerRefusal::Half), &[]).await;
-            Err(error.into())
+            let _ = control.send(&FromHost::Refuse(refusal), &[]).await;
+            Err(error)
         }
     }
 }
@@ -388,22 +397,26 @@ pub(super) async fn guest(
         FromHost::Refuse(refusal) => return Err(HandshakeError::Refused(refusal)),
         FromHost::Attached => return Err(HandshakeError::OutOfOrder),
     };
-    let (own, descriptor, peer) = match halves_of_guest(&offer, &received, check_host) {
-        Ok(halves) => halves,
+    let made = halves_of_guest(&offer, &received, check_host).and_then(|halves| {
+        let sockets = descriptor_sockets(control.closer()).map_err(HandshakeError::from);
+        Ok((halves, sockets.map_err(|error| (error.refusal(), error))?))
+    });
+    let ((own, descriptor, peer), (incoming, theirs)) = match made {
+        Ok(made) => made,
         Err((refusal, error)) => {
             // The host may be gone; what is wrong is said to our own caller in any case.
             let _ = control.send(&FromGuest::Refuse(refusal), &[]).await;
             return Err(error);
         }
     };
-    let (Some(half), Some(host), Some(descriptors)) = (received.pop(), received.pop(), received.pop()) else {
+    let (Some(half), Some(host), Some(outgoing)) = (received.pop(), received.pop(), received.pop()) else {
         return Err(HandshakeError::OutOfOrder); // never: they were looked at
     };
     // They are what they must be: their close waits for nobody.
     let (_half, host) = (half.into_inner(), host.into_inner());
-    let halves = Halves { own, peer, descriptors };
-    control.send(&FromGuest::Accept, &[descriptor.as_fd()]).await?;
-    drop(descriptor);
+    let halves = Halves { own, peer, descriptors: DescriptorSockets { incoming, outgoing } };
+    control.send(&FromGuest::Accept, &[descriptor.as_fd(), theirs.as_fd()]).await?;
+    drop((descriptor, theirs));
     match control.receive(FromHost::descriptors).await?.0 {
         FromHost::Attached => Ok((halves, host)),
         FromHost::Refuse(refusal) => Err(HandshakeError::Refused(refusal)),
@@ -436,6 +449,11 @@ impl Offer {
     }
 }
 
+/// An error of which the peer is told that a message of its was wrong.
+fn message(error: HandshakeError) -> (PeerRefusal, HandshakeError) {
+    (PeerRefusal::Message, error)
+}
+
 /// Our own half, its descriptor, and the peer's half.
 type Made = (OwnHalf<Mapping>, OwnedFd, PeerHalf<Mapping>);
 
@@ -446,7 +464,6 @@ fn halves_of_guest(
     received: &Descriptors,
     check_host: impl FnOnce(u32, &OwnedFd) -> Result<(), HandshakeError>,
 ) -> Result<Made, (PeerRefusal, HandshakeError)> {
-    let message = |error| (PeerRefusal::Message, error);
     let mut received = received.iter();
     let (Some(half), Some(host), Some(socket)) = (received.next(), received.next(), received.next()) else {
         return Err(message(HandshakeError::OutOfOrder)); // never: as many were expected
@@ -462,18 +479,19 @@ fn halves_of_guest(
 }
 
 /// Refuses what is no socket that carries descriptors in packets.
-fn check_socket(descriptors: &OwnedFd) -> Result<(), HandshakeError> {
-    let domain = sockopt::socket_domain(descriptors);
-    let kind = sockopt::socket_type(descriptors);
+fn check_socket(socket: impl AsFd) -> Result<(), HandshakeError> {
+    let domain = sockopt::socket_domain(socket.as_fd());
+    let kind = sockopt::socket_type(socket.as_fd());
     let expected = (Ok(AddressFamily::UNIX), Ok(SocketType::SEQPACKET));
     if (domain, kind) == expected { Ok(()) } else { Err(HandshakeError::NoSocket) }
 }
 
 /// Both ends of a socket that carries the descriptors of messages: one packet a message, so that what belongs together
-/// comes together.
-pub(super) fn descriptor_sockets() -> io::Result<(OwnedFd, OwnedFd)> {
+/// comes together. The first receives, and what the peer puts into it `closer` closes; the other one is the peer's.
+pub(super) fn descriptor_sockets(closer: &Arc<Closer>) -> io::Result<(Apart, OwnedFd)> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    Ok(socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?)
+    let (incoming, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+    Ok((Apart::new(incoming, Some(Arc::clone(closer))), theirs))
 }
 
 /// A limit that no segment can have, as the host is told of it.

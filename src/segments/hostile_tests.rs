@@ -16,10 +16,14 @@ use crate::{
     error::{LinkEnd, Violation},
     link::{
         Body, Brought, CreditSlot, EncodeFault, Encoder, Head, Message, SendFault, Sink,
-        descriptors::{self, Apart, Closer},
+        descriptors::{self, Apart, Closer, End},
         testing::{Collector, DATA},
     },
-    segments::{handshake, mailbox::Mailbox, seals, segment},
+    segments::{
+        handshake::{self, DescriptorSockets},
+        mailbox::Mailbox,
+        seals, segment,
+    },
 };
 
 const GEOMETRY: Geometry = Geometry {
@@ -83,29 +87,40 @@ impl Hostile {
 
 /// Our side of a link with such a peer.
 fn attached() -> (Hostile, Parts) {
-    let (hostile, parts, ..) = attached_with_sockets();
+    let (hostile, parts, _) = attached_with_sockets();
     (hostile, parts)
 }
 
-/// As [`attached`], with the peer's ends of the socket that carries descriptors, and of the bell.
-fn attached_with_sockets() -> (Hostile, Parts, OwnedFd, UnixStream) {
+/// The peer's ends of the sockets.
+struct Sockets {
+    /// Sends descriptors.
+    passage: OwnedFd,
+    /// Receives them.
+    passed: Apart,
+    _bell: UnixStream,
+}
+
+/// As [`attached`], with the peer's ends of the sockets.
+fn attached_with_sockets() -> (Hostile, Parts, Sockets) {
     let (hostile, descriptor) = Hostile::new();
     let (own, _) = segment::create(&GEOMETRY).unwrap();
     let peer: PeerHalf<Mapping> = segment::open(&descriptor, &GEOMETRY).unwrap();
-    let (socket, other) = UnixStream::pair().unwrap();
+    let (socket, bells) = UnixStream::pair().unwrap();
     socket.set_nonblocking(true).unwrap();
-    let bell = Bell::new(Mailbox::new(socket.into(), Closer::new(0)).unwrap());
-    let (descriptors, passage) = handshake::descriptor_sockets().unwrap();
+    let bell = Bell::new(Mailbox::new(socket.into(), End::Own, Closer::new(0)).unwrap());
+    let (incoming, passage) = handshake::descriptor_sockets(&Closer::new(0)).unwrap();
+    let (passed, outgoing) = handshake::descriptor_sockets(&Closer::new(0)).unwrap();
+    let descriptors = DescriptorSockets { incoming, outgoing: Apart::new(outgoing, None) };
     let peer_process = Peer::other(myself()).unwrap();
     let parts = parts(
-        Halves { own, peer, descriptors: Apart::new(descriptors, None) },
+        Halves { own, peer, descriptors },
         bell,
         peer_process,
         Role::Acceptor,
         Ways { waiting: Waiting::Sleep, ..Ways::from(&Settings::default()) },
     )
     .unwrap();
-    (hostile, parts, passage, other)
+    (hostile, parts, Sockets { passage, passed, _bell: bells })
 }
 
 /// What draining says, twice the same.
@@ -216,7 +231,7 @@ async fn descriptors_that_a_frame_announces_and_others_end_the_link() {
     let (reads, writes) = std::io::pipe().unwrap();
     // More, fewer, and none at all; and of those that nobody announces, as many as the system takes.
     for (announced, came) in [(1, 2), (3, 2), (1, 0), (0, 200)] {
-        let (hostile, mut parts, passage, _) = attached_with_sockets();
+        let (hostile, mut parts, Sockets { passage, .. }) = attached_with_sockets();
         let carried = vec![writes.as_fd(); came];
         if came > 0 {
             while descriptors::send(passage.as_fd(), &[0], &carried).is_ok() && announced == 0 {}
@@ -246,8 +261,8 @@ impl Body for Carrying {
 
 #[tokio::test]
 async fn a_peer_that_closes_the_socket_for_descriptors_alone_ends_the_link() {
-    let (_hostile, mut parts, passage, _bell) = attached_with_sockets();
-    drop(passage);
+    let (_hostile, mut parts, Sockets { passage: _passage, passed, _bell }) = attached_with_sockets();
+    drop(passed.into_inner());
     let head = Head::Request { conn_id: 0, request_id: 1, method_id: 1, metadata: &[] };
     assert!(matches!(parts.sender.send(&head, &mut Carrying), Err(SendFault::Full)));
     assert!(!parts.sender.has_room().unwrap());

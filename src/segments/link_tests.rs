@@ -11,6 +11,7 @@ use crate::{
     error::LinkEnd,
     link::{
         Body, Brought, ChannelRef, CreditSlot, EncodeFault, Encoder, Head, Message, SendFault, Sink,
+        descriptors::End::Own,
         testing::{Collector, DATA, message},
     },
     segments::{
@@ -50,7 +51,7 @@ pub(crate) struct End {
 /// The sides of a link. `process` makes what stands for this process, which is the peer on either side.
 pub(crate) async fn ends_for_test(geometry: &Geometry, process: impl Fn() -> OwnedFd) -> (End, End) {
     let (host, guest) = UnixStream::pair().unwrap();
-    let (host, guest) = (Control::new(host).unwrap(), Control::new(guest).unwrap());
+    let (host, guest) = (Control::new(host, Own).unwrap(), Control::new(guest, Own).unwrap());
     let (hosts, guests) =
         tokio::join!(handshake::host(&host, geometry, process()), handshake::guest(&guest, |_, _| Ok(())));
     // Another one than the handshake had: that is of the runtime that runs this.
@@ -64,7 +65,7 @@ impl End {
     /// Makes it the runtime's.
     pub(crate) fn link(self, waiting: Waiting) -> Parts {
         let ways = Ways { waiting, ..Ways::from(&Settings::default()) };
-        let bell = Bell::new(Control::new(self.socket).unwrap().into_socket());
+        let bell = Bell::new(Control::new(self.socket, Own).unwrap().into_socket());
         parts(self.halves, bell, Peer::other(self.peer).unwrap(), self.role, ways).unwrap()
     }
 }

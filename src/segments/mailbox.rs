@@ -19,6 +19,7 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Mailbox {
     socket: Arc<AsyncFd<Apart>>,
+    end: End,
     closer: Arc<Closer>,
 }
 
@@ -28,10 +29,10 @@ impl Mailbox {
     /// # Panics
     ///
     /// Outside of a tokio runtime with I/O enabled.
-    pub(super) fn new(socket: OwnedFd, closer: Arc<Closer>) -> io::Result<Self> {
+    pub(super) fn new(socket: OwnedFd, end: End, closer: Arc<Closer>) -> io::Result<Self> {
         descriptors::adopt(socket.as_fd());
         let socket = poller::register(Apart::new(socket, Some(Arc::clone(&closer))))?;
-        Ok(Mailbox { socket: Arc::new(socket), closer })
+        Ok(Mailbox { socket: Arc::new(socket), end, closer })
     }
 
     /// The socket, for the poller.
@@ -46,7 +47,7 @@ impl Mailbox {
 
     /// Receives what is there, and does not wait.
     pub(super) fn receive(&self, look: Look, bytes: &mut [u8]) -> io::Result<Received> {
-        descriptors::receive(self.as_fd(), End::Shared, look, bytes, &self.closer)
+        descriptors::receive(self.as_fd(), self.end, look, bytes, &self.closer)
     }
 
     /// Has bytes taken out that were looked at, with descriptors that this process may not have. Nothing is to be received

@@ -4,7 +4,7 @@
 use std::{
     fs::File,
     io,
-    os::fd::{AsRawFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd},
     ptr::NonNull,
 };
 
@@ -57,8 +57,8 @@ impl Mapping {
     }
 
     /// Maps the peer's half. A store to it would be a SIGSEGV.
-    pub(super) fn read_only(half: &OwnedFd, len: usize) -> io::Result<Self> {
-        Mapping::new(MmapOptions::new().len(len).map_raw_read_only(half.as_raw_fd())?)
+    pub(super) fn read_only(half: impl AsFd, len: usize) -> io::Result<Self> {
+        Mapping::new(MmapOptions::new().len(len).map_raw_read_only(half.as_fd().as_raw_fd())?)
     }
 
     /// Has the system make the pages of the first `len` bytes, which are within the mapping.

@@ -1,4 +1,4 @@
-//! The socket that carries the descriptors of messages.
+//! The sockets that carry the descriptors of messages.
 //!
 //! One packet a message, of one byte that means nothing, sent before the frame that says how many descriptors the message
 //! has: who finds the frame finds the packet, without waiting. Nobody reads packets that no frame announces: they stay where
@@ -6,7 +6,8 @@
 //!
 //! Of those that it sends, a side has as many under way as one message may have: more wait until the peer has received them.
 //!
-//! A socket of its own, and not the bell: that is heard by the driver's task, whoever receives on the link.
+//! Sockets of their own, and not the bell: that is heard by the driver's task, whoever receives on the link. One for each
+//! direction, made by the side that receives on it.
 
 use std::{
     io,
@@ -14,20 +15,22 @@ use std::{
 };
 
 use rustix::{fd::AsFd, io::Errno};
+use tokio::io::unix::AsyncFd;
 
-use super::mailbox::Mailbox;
+use super::{handshake::DescriptorSockets, mailbox::Mailbox, poller};
 use crate::{
     error::LinkEnd,
     link::{
         EncodeFault,
-        descriptors::{self, Apart, Closer, Descriptors, Look, Lost, Unread},
+        descriptors::{self, Apart, Closer, Descriptors, End, Look, Lost, Unread},
     },
 };
 
-/// One end of the socket.
+/// This side's ends of both.
 #[derive(Debug)]
 pub(super) struct Passage {
-    socket: Mailbox,
+    incoming: Mailbox,
+    outgoing: AsyncFd<Apart>,
     unread: Unread,
 }
 
@@ -45,9 +48,13 @@ pub(super) enum Unpassed {
 impl Passage {
     /// A passage on which `under_way` descriptors may be under way, but for a single message, and of which `unclosed`, that
     /// nobody took, may wait to be closed. To be called within a runtime.
-    pub(super) fn new(socket: Apart, under_way: usize, unclosed: usize) -> io::Result<Self> {
-        let socket = Mailbox::new(socket.into_inner(), Closer::new(unclosed))?;
-        Ok(Passage { socket, unread: Unread::new(under_way) })
+    pub(super) fn new(sockets: DescriptorSockets, under_way: usize, unclosed: usize) -> io::Result<Self> {
+        let incoming = Mailbox::new(sockets.incoming.into_inner(), End::Own, Closer::new(unclosed))?;
+        Ok(Passage {
+            incoming,
+            outgoing: poller::register(sockets.outgoing)?,
+            unread: Unread::new(under_way),
+        })
     }
 
     /// Sends the descriptors of one message, if it has any. One system call, which does not wait, and one more each time
@@ -58,7 +65,7 @@ impl Passage {
     }
 
     fn send_packet(&self, carried: &Descriptors) -> Result<(), Unpassed> {
-        let (socket, count) = (self.socket.as_fd(), carried.len());
+        let (socket, count) = (self.outgoing.get_ref().as_fd(), carried.len());
         if !self.unread.takes(socket, count) {
             return Err(Unpassed::Full);
         }
@@ -87,27 +94,23 @@ impl Passage {
     /// They have for long.
     #[inline]
     pub(super) fn holds_up(&self) -> Result<bool, LinkEnd> {
-        self.socket.holds_up()
+        self.incoming.holds_up()
     }
 
     /// Receives the descriptors of a message that has `announced` of them. `None`: this process may not have so many open.
     /// Two system calls, which do not wait. Not to be called while it is [held up](Passage::holds_up).
     pub(super) fn receive(&self, announced: u32) -> Result<Option<Descriptors>, LinkEnd> {
-        let mut reset = false;
         let carried = loop {
-            match self.socket.receive(Look::Always, &mut [0]) {
+            match self.incoming.receive(Look::Always, &mut [0]) {
                 Ok(received) if received.lost.is_some() => {
                     if received.lost == Some(Lost::Left) {
-                        self.socket.discard(received.bytes);
+                        self.incoming.discard(received.bytes);
                     }
                     return Ok(None);
                 }
                 Ok(received) => break received.descriptors,
                 Err(error) => match Errno::from_io_error(&error) {
                     Some(Errno::INTR) => {}
-                    // Said once, by a peer that has closed its end with something of ours in it, and before what it has
-                    // sent itself.
-                    Some(Errno::CONNRESET) if !reset => reset = true,
                     Some(Errno::AGAIN | Errno::CONNRESET) => break Descriptors::NONE,
                     _ => return Err(error.into()),
                 },
@@ -122,14 +125,14 @@ impl Passage {
 
     /// Whether the peer has received all that was sent; also if its end is closed. One system call.
     pub(super) fn has_room(&self) -> bool {
-        descriptors::is_drained(self.socket.as_fd())
+        descriptors::is_drained(self.outgoing.get_ref().as_fd())
     }
 
     /// Ready when the peer has received all that was sent; otherwise the task of `cx` is woken then. The poller tells of
     /// each packet that is received, once only a few are left.
     pub(super) fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
-            match self.socket.socket().poll_write_ready(cx) {
+            match self.outgoing.poll_write_ready(cx) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok(_)) if self.has_room() => return Poll::Ready(()),
                 Poll::Ready(Ok(mut ready)) => ready.clear_ready(),

@@ -12,10 +12,10 @@ use adjoin_shm_layout::Geometry;
 use crate::{
     link::{
         Body, EncodeFault, Encoder, Head, Message, Parts, SendFault, Sink,
-        descriptors::{Apart, Descriptors},
+        descriptors::{Closer, Descriptors, End, Look},
         testing::DATA,
     },
-    segments::{handshake::descriptor_sockets, pair_for_test, passage::Passage},
+    segments::{handshake::descriptor_sockets, mailbox::Mailbox, pair_for_test},
     settings::Waiting,
 };
 
@@ -162,7 +162,8 @@ async fn what_a_peer_has_sent_arrives_also_if_it_ends_without_having_read() {
 /// nobody has asked for is not owned: a descriptor is left for each message.
 #[tokio::test]
 async fn handles_on_a_process_that_a_peer_has_the_system_add_are_closed() {
-    let (ours, theirs) = descriptor_sockets().unwrap();
+    let closer = Closer::new(64);
+    let (ours, theirs) = descriptor_sockets(&closer).unwrap();
     let on: libc::c_int = 1;
     // SAFETY: in bounds, aligned, alone, alive: the option is an `int`, which `on` is.
     let set = unsafe {
@@ -170,17 +171,17 @@ async fn handles_on_a_process_that_a_peer_has_the_system_add_are_closed() {
         libc::setsockopt(ours.as_raw_fd(), libc::SOL_SOCKET, SO_PASSPIDFD, on, len)
     };
     assert_eq!(set, 0, "{}", std::io::Error::last_os_error());
-    let passage = Passage::new(Apart::new(ours, None), 64, 64).unwrap();
+    let mailbox = Mailbox::new(ours.into_inner(), End::Shared, closer).unwrap();
     let (reads, writes) = pipe().unwrap();
     for count in [1, 2, 3, 64].into_iter().cycle().take(1000) {
         let carried = vec![writes.as_fd(); count];
         crate::link::descriptors::send(theirs.as_fd(), &[0], &carried).unwrap();
-        let received = passage.receive(count as u32).unwrap().expect("nothing was lost");
-        assert_eq!(received.len(), count);
+        let received = mailbox.receive(Look::Always, &mut [0]).unwrap();
+        assert_eq!((received.lost, received.descriptors.len()), (None, count));
     }
     let left = handles_on_this_process();
     assert!(left < 500, "{left}, and other tests of this process have few");
-    drop((passage, writes));
+    drop((mailbox, writes));
     assert!(is_over(reads), "leaked");
 }
 

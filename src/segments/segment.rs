@@ -18,7 +18,7 @@ use std::{fs::File, io};
 
 use adjoin_shm_layout::{Geometry, LayoutError, OwnHalf, PeerHalf};
 use rustix::{
-    fd::{AsFd, OwnedFd},
+    fd::{AsFd, BorrowedFd, OwnedFd},
     fs::{self, FallocateFlags, FileType, FsWord, MemfdFlags},
     io::Errno,
 };
@@ -116,9 +116,10 @@ pub(super) fn create(geometry: &Geometry) -> Result<(OwnHalf<Mapping>, OwnedFd),
 /// Checks the peer's half, maps it read-only, and checks its header. The mapping keeps the memory.
 ///
 /// Seven system calls.
-pub(super) fn open(half: &OwnedFd, geometry: &Geometry) -> Result<PeerHalf<Mapping>, SegmentError> {
+pub(super) fn open(half: impl AsFd, geometry: &Geometry) -> Result<PeerHalf<Mapping>, SegmentError> {
     let (len, mapped_len) = lengths(geometry)?;
     let reserved = geometry.arena_offset().get();
+    let half = half.as_fd();
     verify(half, len, reserved)?;
     let mapping = Mapping::read_only(half, mapped_len).map_err(|source| SegmentError::Map { len, source })?;
     // What `verify` has counted need not lie where it is read.
@@ -135,8 +136,7 @@ fn lengths(geometry: &Geometry) -> Result<(u64, usize), SegmentError> {
 /// Checks seals, type, length and pages, in an order in which no check relies on what a later one finds: once
 /// the seals are seen, length and pages stay what they are. And only memory has seals: of what else it may be, no question
 /// is asked that a file system of the peer's own could leave unanswered.
-fn verify(half: impl AsFd, len: u64, reserved: u64) -> Result<(), SegmentError> {
-    let half = half.as_fd();
+fn verify(half: BorrowedFd<'_>, len: u64, reserved: u64) -> Result<(), SegmentError> {
     let examine = |error: Errno| SegmentError::Examine(error.into());
     match seals::missing(half) {
         Ok(None) => {}

@@ -100,13 +100,13 @@ fn a_half_that_lacks_a_seal_is_refused_by_its_name() {
 #[test]
 fn a_half_of_another_length_or_with_holes_is_refused_with_both_numbers() {
     let expected = GEOMETRY.half_len();
-    let error = open(&memory(expected - 4096, expected - 4096, ALL), &GEOMETRY).unwrap_err();
+    let error = open(memory(expected - 4096, expected - 4096, ALL), &GEOMETRY).unwrap_err();
     let SegmentError::Size { found, expected: wanted } = error else { panic!("{error}") };
     assert_eq!((found, wanted), (expected - 4096, expected));
-    let error = open(&memory(expected, 4096, ALL), &GEOMETRY).unwrap_err();
+    let error = open(memory(expected, 4096, ALL), &GEOMETRY).unwrap_err();
     let reserved = GEOMETRY.arena_offset().get();
     assert!(matches!(error, SegmentError::Holes { found: 4096, expected: e } if e == reserved), "{error}");
-    open(&memory(expected, reserved, ALL), &GEOMETRY).map(drop).expect_err("its header is empty");
+    open(memory(expected, reserved, ALL), &GEOMETRY).map(drop).expect_err("its header is empty");
 }
 
 #[test]
@@ -121,14 +121,14 @@ fn what_is_no_memfd_is_refused() {
     // On a tmpfs, but no memfd: it cannot carry the seals.
     if let Ok(file) = tempfile::tempfile_in("/dev/shm") {
         file.set_len(GEOMETRY.half_len()).unwrap();
-        assert!(open(&file.into(), &GEOMETRY).is_err());
+        assert!(open(&file, &GEOMETRY).is_err());
     }
 }
 
 #[test]
 fn a_half_that_was_never_laid_out_is_refused_by_the_field() {
     let len = GEOMETRY.half_len();
-    let Err(SegmentError::Layout(error)) = open(&memory(len, len, ALL), &GEOMETRY) else {
+    let Err(SegmentError::Layout(error)) = open(memory(len, len, ALL), &GEOMETRY) else {
         panic!("was taken")
     };
     assert_eq!(error.field, "magic");
@@ -138,5 +138,5 @@ fn a_half_that_was_never_laid_out_is_refused_by_the_field() {
 fn a_mapping_is_as_long_as_its_half() {
     let half = File::from(memory(8192, 8192, SealFlags::empty()));
     assert_eq!(Mapping::writable(&half, 8192).unwrap().byte_len(), 8192);
-    assert_eq!(Mapping::read_only(&half.into(), 8192).unwrap().byte_len(), 8192);
+    assert_eq!(Mapping::read_only(&half, 8192).unwrap().byte_len(), 8192);
 }

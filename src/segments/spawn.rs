@@ -33,7 +33,7 @@ use super::{
     process::{Either, Process, race},
 };
 use crate::{
-    link::{Parts, Role},
+    link::{Parts, Role, descriptors::End},
     settings::Settings,
 };
 
@@ -294,7 +294,7 @@ fn start(mut command: Command, geometry: Geometry, manner: &Manner) -> Result<St
     let output = |pipe, stream, way| Output::new(pipe, stream, way, &manner.name, process.shared());
     output(stdout, Stream::Stdout, manner.stdout)?.served(); // only the end of stderr is kept
     let stderr = output(stderr, Stream::Stderr, manner.stderr)?;
-    let (cell, control) = (Arc::clone(&manner.name), Control::new(ours)?);
+    let (cell, control) = (Arc::clone(&manner.name), Control::new(ours, End::Own)?);
     Ok(Starting { cell, geometry, host, control, process: Arc::new(process), stderr })
 }
 

@@ -24,7 +24,7 @@ use super::{
     spawn::geometry,
 };
 use crate::{
-    link::{Parts, Role},
+    link::{Parts, Role, descriptors::End},
     policy::{PeerCredentials, Policy},
     settings::Settings,
 };
@@ -69,7 +69,7 @@ pub(crate) async fn offer(
 ) -> Result<Parts, OpenError> {
     let geometry = geometry(settings);
     geometry.validate().map_err(OpenError::Settings)?;
-    let control = Control::new(socket)?;
+    let control = Control::new(socket, End::Own)?;
     let prepared = allowed(&peer, policy).and_then(|()| {
         let (id, pidfd) = process(&peer)?;
         Ok((id, pidfd, open_pidfd(getpid())?))
@@ -100,7 +100,7 @@ pub(crate) async fn join(
     policy: &Policy,
     settings: &Settings,
 ) -> Result<Parts, OpenError> {
-    let control = Control::new(socket)?;
+    let control = Control::new(socket, End::Own)?;
     let id = match allowed(&peer, policy).and_then(|()| process(&peer)) {
         Ok((id, _)) => id,
         Err(error) => {

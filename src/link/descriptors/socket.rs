@@ -40,7 +40,8 @@ pub(crate) enum Lost {
 }
 
 /// Whether to look at a message before it is taken, so that descriptors in it that this process may not have stay where they
-/// are. Else the system lets go of them in the call that receives.
+/// are. Else the system lets go of them in the call that receives. Where the peer may have the end, too, nobody looks: what is
+/// taken then need not be what was looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Look {
     /// Each time: one system call more.
@@ -91,7 +92,7 @@ pub(crate) fn receive(
     bytes: &mut [u8],
     closer: &Arc<Closer>,
 ) -> io::Result<Received> {
-    let looks = look == Look::Always || short::is_short();
+    let looks = end == End::Own && (look == Look::Always || short::is_short());
     let mut received = receive_once(socket, end, looks, bytes, closer)?;
     match received.lost {
         Some(_) => short::lost(),
