@@ -64,9 +64,10 @@ pub enum LinkEnd {
         /// How many came; they are closed.
         arrived: usize,
     },
-    /// The peer passes descriptors that nobody takes, and whose close takes its time: for a second more of them waited for
-    /// theirs than [`Settings::max_held_descriptors`](crate::Settings::max_held_descriptors) allows, or some that this
-    /// process may not have (`RLIMIT_NOFILE`) stood before all that comes behind them.
+    /// The peer passes descriptors that nobody takes, and whose close takes its time: more of them waited for theirs than
+    /// [`Settings::max_held_descriptors`](crate::Settings::max_held_descriptors) allows, or some that this process may not
+    /// have (`RLIMIT_NOFILE`) stood before all that comes behind them, and one alone took a second of it; or no thread of
+    /// this process was free for them within ten seconds, since others took theirs.
     #[error(
         "descriptors of the peer's take too long to close: {waiting} wait for it, at most {limit} may (Settings::max_held_descriptors)"
     )]

@@ -169,8 +169,8 @@ impl Settings {
     /// A request's descriptors count until its handler has returned, or is gone, whatever the handler does with them.
     ///
     /// As many, again, may wait to be closed: where a peer passes descriptors that nobody takes and whose close takes its time,
-    /// no more are received before some are closed (over a Unix socket: nothing is), and after a second of it the link ends with
-    /// [`LinkEnd::Unclosed`](crate::LinkEnd::Unclosed). So the peer of a link has at most twice as many open here, and those
+    /// no more are received before some are closed (over a Unix socket: nothing is), and where one alone takes a second then, the
+    /// link ends with [`LinkEnd::Unclosed`](crate::LinkEnd::Unclosed). So the peer of a link has at most twice as many open here, and those
     /// of one message, beside those that handlers and callers keep. A process whose `RLIMIT_NOFILE` leaves room for that times
     /// its links cannot be made to run out of them.
     pub fn max_held_descriptors(mut self, descriptors: u32) -> Self {

@@ -646,27 +646,33 @@ fn a_peer_whose_descriptors_take_their_time_and_are_many_is_let_go() {
 /// Fails (hangs) where the system lets go, in the call that reads, of what this process may not have.
 #[test]
 fn what_may_not_be_had_and_takes_its_time_to_close_holds_up_its_own_link_alone() {
-    alone(async {
-        let (mut raw, link) = Raw::connected().await;
-        let (mut other, _other) = Raw::connected().await;
-        let (plain, (socket, reader)) = (null(), lingering());
-        let limited = Limited::to(0);
-        // From here on it is known that few are left.
+    alone(what_may_not_be_had(0));
+    alone(what_may_not_be_had(1));
+}
+
+/// In a process that may have so many more.
+async fn what_may_not_be_had(more: usize) {
+    let (mut raw, link) = Raw::connected().await;
+    let (mut other, _other) = Raw::connected().await;
+    let (plain, (socket, reader)) = (null(), lingering());
+    let limited = Limited::to(more);
+    if more > 0 {
+        // It gets a low number, which says nothing of how many are left.
         raw.write(&take(1, 1, Some(1)).frame(), &[plain.as_fd()]).await;
-        assert_eq!(raw.answer(1).await.0, CANCELLED);
-        raw.write(&take(2, 5, Some(5)).frame(), &[socket.as_fd(); 5]).await;
-        drop(socket); // while it is under way: not the last one
-        assert_eq!(raw.answer(2).await.0, CANCELLED);
-        drop(limited);
-        // The runtime has one thread, and goes on.
-        other.take(1, 0, None, &[]).await;
-        assert_eq!(other.answer(1).await.0, [OK, 0]);
-        // Nothing is read before what was left in the socket is taken out of it.
-        raw.take(3, 0, None, &[]).await;
-        let end = link.closed().await;
-        assert!(matches!(end, LinkEnd::Unclosed { .. }), "{end:?}");
-        drop(reader);
-    });
+        assert_eq!(raw.answer(1).await.0, [OK, 1]);
+    }
+    raw.write(&take(2, 5, Some(5)).frame(), &[socket.as_fd(); 5]).await;
+    drop(socket); // while it is under way: not the last one
+    assert_eq!(raw.answer(2).await.0, CANCELLED);
+    drop(limited);
+    // The runtime has one thread, and goes on.
+    other.take(1, 0, None, &[]).await;
+    assert_eq!(other.answer(1).await.0, [OK, 0]);
+    // Nothing is read before what was left in the socket is taken out of it.
+    raw.take(3, 0, None, &[]).await;
+    let end = link.closed().await;
+    assert!(matches!(end, LinkEnd::Unclosed { .. }), "{end:?}");
+    drop(reader);
 }
 
 /// Fails where what was looked at is not taken, or is taken twice.

@@ -12,6 +12,7 @@ use std::{
     io::Write,
     os::fd::OwnedFd,
     sync::{Mutex, PoisonError},
+    task::Poll,
     time::Duration,
 };
 
@@ -33,6 +34,8 @@ trait Files {
     /// Has the host close one that is not closed at once. Then calls what it does not serve, so often, with one that is.
     async fn flood(&self, calls: u32);
     async fn add(&self, a: u32, b: u32) -> u32;
+    /// As `flood`. Then says goodbye; the process is gone some time after it.
+    async fn flood_and_leave(&self, calls: u32);
 }
 
 /// What the host serves.
@@ -85,18 +88,30 @@ impl Files for Cell {
     }
 
     async fn flood(&self, calls: u32) {
+        flood(Context::current().unwrap().connection(), calls).await;
+    }
+
+    async fn flood_and_leave(&self, calls: u32) {
         let context = Context::current().unwrap();
-        let host = BackClient::new(context.connection());
-        host.keep(lingering().into()).await.unwrap();
-        host.let_go().await.unwrap();
-        let missing = missing::MissingClient::new(context.connection());
-        for _ in 0..calls {
-            tokio::spawn(missing.take(null()).into_future());
-        }
+        flood(context.connection(), calls).await;
+        context.connection().close().await;
     }
 
     async fn add(&self, a: u32, b: u32) -> u32 {
         a + b
+    }
+}
+
+async fn flood(connection: &Connection, calls: u32) {
+    let host = BackClient::new(connection);
+    host.keep(lingering().into()).await.unwrap();
+    host.let_go().await.unwrap();
+    let missing = missing::MissingClient::new(connection);
+    for _ in 0..calls {
+        let mut call = Box::pin(missing.take(null()).into_future());
+        // Sent when it is polled first.
+        std::future::poll_fn(|cx| Poll::Ready(call.as_mut().poll(cx).is_pending())).await;
+        tokio::spawn(call);
     }
 }
 
@@ -117,7 +132,17 @@ fn lingering() -> OwnedFd {
 
 #[test]
 fn cell_entry() {
-    common::links::serve_if_cell_with(|| Options::new().serve(FilesDispatcher::new(Cell)));
+    if std::env::var_os("ADJOIN_LINK").is_none() {
+        return;
+    }
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap().block_on(
+        async {
+            let host = adjoin::cell(Options::new().serve(FilesDispatcher::new(Cell))).await.unwrap();
+            host.closed().await;
+        },
+    );
+    std::thread::sleep(Duration::from_millis(200)); // what lingers ends with the process
+    std::process::exit(0);
 }
 
 async fn cell(settings: Settings) -> (FilesClient, Connection, Far) {
@@ -194,5 +219,17 @@ fn a_cell_cannot_have_its_host_run_out_of_descriptors() {
         };
         assert!(matches!(end, LinkEnd::Unclosed { waiting: 9, limit: 8 }), "{end:?}");
         assert!((before + 9..before + 13).contains(&most), "{most} were open, {before} before");
+    });
+}
+
+/// Fails where what is held up is taken for nothing when the peer is gone: what it has said last is lost.
+#[test]
+fn what_a_cell_says_last_arrives_also_behind_what_is_held_up() {
+    alone(async {
+        let (files, link, _far) = cell(Settings::default().max_held_descriptors(8)).await;
+        let leaves = tokio::spawn(files.flood_and_leave(12).into_future());
+        let end = link.closed().await;
+        assert!(matches!(end, LinkEnd::Goodbye { .. }), "{end:?}");
+        assert!(leaves.await.unwrap().is_err());
     });
 }

@@ -10,7 +10,7 @@ mod apart;
 mod closer;
 mod pause;
 #[cfg(target_os = "linux")]
-mod short;
+mod room;
 #[cfg(target_os = "linux")]
 mod socket;
 #[cfg(target_os = "linux")]
@@ -20,10 +20,12 @@ use std::{collections::VecDeque, sync::Arc};
 
 #[cfg(unix)]
 pub(crate) use self::apart::Apart;
-pub(crate) use self::{closer::Closer, pause::Pause};
+pub(crate) use self::{
+    closer::Closer,
+    pause::{PAUSE, Pause},
+};
 #[cfg(target_os = "linux")]
 pub(crate) use self::{
-    pause::PAUSE,
     socket::{End, Look, Lost, Received, adopt, discard, receive, refused, send},
     unread::{Unread, is_drained},
 };

@@ -203,6 +203,12 @@ pub(crate) trait Receiver: Send {
         true
     }
 
+    /// Whether the last [`drain`](Receiver::drain), or [`poll_receive`](Receiver::poll_receive), left something behind that may
+    /// not be taken yet, though it has arrived.
+    fn held_up(&self) -> bool {
+        false
+    }
+
     /// Spins for messages for as long as experience says that it pays, and returns whether one is there.
     /// `false` at once on links that are not worth it.
     fn spin(&mut self) -> bool {

@@ -16,7 +16,7 @@ use tokio::time::Sleep;
 use super::{clock::now, deliver::Deliver, hub::Hub, waiters::lock};
 use crate::{
     error::LinkEnd,
-    link::{Head, Watcher, message::NoBody},
+    link::{Head, Watcher, descriptors::PAUSE, message::NoBody},
     session::ROOT,
 };
 
@@ -27,11 +27,13 @@ pub(crate) struct Driver {
     timer: Pin<Box<Sleep>>,
     timer_at: Option<Instant>,
     polls: u32,
+    /// The peer is gone; what it sent before is held up, and waited for until this time.
+    leaving: Option<(LinkEnd, Instant)>,
     /// The link is over; what is left is to tell the peer, until this deadline.
     farewell: Option<LinkEnd>,
 }
 
-/// How long the last messages of a link may take to get out.
+/// How long the last messages of a link may take to get out, or to be taken in.
 const FAREWELL: Duration = Duration::from_secs(1);
 /// While the receiver spins, the peer's life is looked at every so many polls.
 const WATCH_EVERY: u32 = 256;
@@ -40,45 +42,61 @@ const LAST_BATCHES: u32 = 1024;
 /// How long, or how far ahead, a timer without a deadline is set.
 const FAR: Duration = Duration::from_secs(3600);
 
+/// A round has found an end.
+enum Over {
+    /// Nothing that the peer sent counts any more.
+    Now(LinkEnd),
+    /// The peer is gone: what it sent before still counts, and may say more than its end.
+    Gone(LinkEnd),
+}
+
+impl From<LinkEnd> for Over {
+    fn from(end: LinkEnd) -> Self {
+        Over::Now(end)
+    }
+}
+
 impl Driver {
     /// To be created inside of the link's runtime.
     pub(crate) fn new(hub: Arc<Hub>, watcher: Option<Box<dyn Watcher>>) -> Self {
         let timer = Box::pin(tokio::time::sleep(FAR));
-        Driver { hub, watcher, timer, timer_at: None, polls: 0, farewell: None }
+        Driver { hub, watcher, timer, timer_at: None, polls: 0, leaving: None, farewell: None }
     }
 
     /// One round. `Ready` with the end of the link.
     fn poll_link(&mut self, cx: &mut Context<'_>) -> Poll<LinkEnd> {
         self.hub.set_driver(cx.waker());
+        if let Some((end, until)) = self.leaving.take() {
+            return self.poll_drained(cx, end, until);
+        }
         if let Some(end) = self.hub.ending().cloned() {
             // Somebody who sent has found it first.
             let gone = matches!(end, LinkEnd::Gone | LinkEnd::Io(_));
-            return Poll::Ready(if gone { self.drained(end) } else { end });
+            return if gone { self.poll_drained(cx, end, now() + FAREWELL) } else { Poll::Ready(end) };
         }
         self.polls = self.polls.wrapping_add(1);
         self.hub.close_left();
         match self.poll_round(cx) {
             Ok(true) => cx.waker().wake_by_ref(),
             Ok(false) => {}
-            Err(end) => return Poll::Ready(end),
+            Err(Over::Now(end)) => return Poll::Ready(end),
+            Err(Over::Gone(end)) => return self.poll_drained(cx, end, now() + FAREWELL),
         }
         self.poll_deadlines(cx);
         Poll::Pending
     }
 
     /// Receives, wakes those whose wait is over, looks at the peer's life. `true`: there may be more to do.
-    fn poll_round(&mut self, cx: &mut Context<'_>) -> Result<bool, LinkEnd> {
+    fn poll_round(&mut self, cx: &mut Context<'_>) -> Result<bool, Over> {
         let (received, asleep) = self.poll_receive(cx)?;
         // After the receiver has armed its wake-up: what comes later rings.
-        if let Err(end) = self.hub.wake_waiting(cx) {
-            return Err(self.drained(end)); // the peer may have said goodbye before it closed its end
-        }
+        self.hub.wake_waiting(cx).map_err(Over::Gone)?; // the peer may have said goodbye before it closed its end
         if (asleep || self.polls.is_multiple_of(WATCH_EVERY))
             && let Some(watcher) = &mut self.watcher
         {
             match watcher.poll_rung(cx) {
                 Poll::Ready(Ok(())) => return Ok(true),
-                Poll::Ready(Err(end)) => return Err(self.drained(end)),
+                Poll::Ready(Err(end)) => return Err(Over::Gone(end)),
                 Poll::Pending => {}
             }
         }
@@ -104,25 +122,45 @@ impl Driver {
         }
     }
 
-    /// The peer is gone: what it sent before still counts, and may say more than its end.
-    fn drained(&self, end: LinkEnd) -> LinkEnd {
-        self.hub.request_end(end.clone()); // a thread that sleeps in the receive role lets it go
+    /// The peer is gone: takes what it sent before, and waits until then for what is held up. `Ready` with what the end is
+    /// after all.
+    fn poll_drained(&mut self, cx: &mut Context<'_>, end: LinkEnd, until: Instant) -> Poll<LinkEnd> {
+        if self.hub.ending().is_none() {
+            self.hub.request_end(end.clone()); // a thread that sleeps in the receive role lets it go
+        }
+        if let Some(end) = self.drained(&end) {
+            return Poll::Ready(end);
+        }
+        let now = now();
+        if now >= until {
+            return Poll::Ready(end);
+        }
+        self.leaving = Some((end, until));
+        self.timer.as_mut().reset((now + PAUSE).into());
+        if self.timer.as_mut().poll(cx).is_ready() {
+            cx.waker().wake_by_ref();
+        }
+        Poll::Pending
+    }
+
+    /// Takes what a peer that is gone has sent before. `None`: some of it is held up.
+    fn drained(&self, end: &LinkEnd) -> Option<LinkEnd> {
         let mut receiver = lock(&self.hub.receive);
         // A peer that hung up may go on writing.
         for _ in 0..LAST_BATCHES {
             let mut sink = Deliver::new(&self.hub);
             let received = receiver.drain(&mut sink);
             if let Some(said) = sink.finish() {
-                return said;
+                return Some(said);
             }
             match received {
-                Ok(0) => return end,
+                Ok(0) if receiver.held_up() => return None,
+                Ok(0) | Err(LinkEnd::Gone | LinkEnd::Unclosed { .. }) => return Some(end.clone()),
                 Ok(_) => {}
-                Err(LinkEnd::Gone) => return end,
-                Err(found) => return found,
+                Err(found) => return Some(found),
             }
         }
-        end
+        Some(end.clone())
     }
 
     fn poll_deadlines(&mut self, cx: &mut Context<'_>) {

@@ -71,7 +71,7 @@ impl Bell {
         let mut rings = [0; AT_ONCE];
         loop {
             let mut ready = ready!(self.socket.socket().poll_read_ready(cx)).map_err(LinkEnd::from)?;
-            match self.socket.receive(Look::IfShort, &mut rings) {
+            match self.socket.receive(Look::WithoutRoom, &mut rings) {
                 Ok(Received { bytes: 0, .. }) => return Poll::Ready(Ok(Heard::End)),
                 Ok(Received { descriptors, lost, .. }) if lost.is_some() || !descriptors.is_empty() => {
                     let arrived = descriptors.len();

@@ -285,6 +285,10 @@ impl Receiver for ShmReceiver {
         self.announced.is_some() || self.held_up
     }
 
+    fn held_up(&self) -> bool {
+        self.held_up
+    }
+
     fn spin(&mut self) -> bool {
         self.give_back();
         if self.held_up {

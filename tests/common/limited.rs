@@ -1,6 +1,6 @@
 //! A process that may have few descriptors more.
 
-use std::fs::File;
+use std::{fs::File, thread, time::Duration};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -12,14 +12,16 @@ pub struct Limited {
 }
 
 impl Limited {
+    /// What is open is counted with the ticks of a coarse clock, of which there is one meanwhile.
     pub fn to(more: usize) -> Self {
         let null = || File::open("/dev/null");
         let before = getrlimit(Resource::Nofile);
         let spare: Vec<_> = (0..more).map(|_| null().unwrap()).collect();
-        let limit = 256; // above all that is open
+        let limit = 2048; // above all that is open, and so much that nothing is taken for little because of it alone
         setrlimit(Resource::Nofile, Rlimit { current: Some(limit), ..before }).unwrap();
         let fillers = std::iter::from_fn(|| null().ok()).collect();
         drop(spare);
+        thread::sleep(Duration::from_millis(20));
         Limited { before, _fillers: fillers }
     }
 }

@@ -3,13 +3,16 @@
 //! Not the one who receives: the last close of what a stranger has made may wait for as long as he likes, as that of a
 //! socket that lingers, or of a file whose file system he serves himself. And not the runtime, whose threads are the
 //! application's, and which waits for them when it is dropped. So this process has a few threads for it, while there is
-//! something to close: [`MOST_THREADS`] for all links together, of which each link has one at a time, so that a peer that
-//! holds one up has held up its own link's. Nobody waits for them: what is held up may outlive its link.
+//! something to close: [`FEW_THREADS`] for all links together, of which each link has one at a time, so that a peer that
+//! holds one up has held up its own link's. A thread that is held up for [`LONG`] does not count among the few any more: others
+//! take its place, up to [`MOST_THREADS`]. Nobody waits for them: what is held up may outlive its link.
 //!
 //! Where more wait than may, the link takes no more descriptors in until some are closed, so that a peer cannot have this
-//! process run out of them; and where the one at hand takes its time then, the link is over.
+//! process run out of them; and where the one at hand takes its time then, the link is over. So it is where no thread comes
+//! for [`LONGEST_WAIT`].
 //!
-//! What remains: as many links as there are threads can hold up all of them, and what others have to close waits then.
+//! What remains: as many links as there are threads at most, one after the other, can hold up all of them, for as long as the
+//! system lets them. What others have to close waits then, and a link of which more wait than may is over.
 
 use std::{
     collections::VecDeque,
@@ -23,7 +26,6 @@ use std::{
 };
 
 use super::Fd;
-#[cfg(target_os = "linux")]
 use crate::error::LinkEnd;
 
 /// Closes the descriptors of one link.
@@ -43,8 +45,12 @@ struct State {
     discarded: usize,
     /// Whether a thread is there for it, or it waits for one.
     served: bool,
-    /// Since when a thread is at the one at hand.
-    since: Option<Instant>,
+    /// A thread is at the first one.
+    at_hand: bool,
+    /// For how long the link was seen to be held up, since something was begun or done.
+    held_up: Duration,
+    /// When it was last.
+    seen: Option<Instant>,
 }
 
 /// What there is to do.
@@ -65,6 +71,17 @@ impl fmt::Debug for Work {
 
 /// What takes longer to close is held up by the peer, and not by a machine that has much to do.
 const LONG: Duration = Duration::from_secs(1);
+/// For how long a link that is held up waits for a thread.
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
+/// What counts at most between two looks: a process that was stopped meanwhile has closed nothing either.
+const LONGEST_LOOK: Duration = Duration::from_millis(20);
+
+impl State {
+    /// Something was begun, or done.
+    fn moves(&mut self) {
+        (self.held_up, self.seen) = (Duration::ZERO, None);
+    }
+}
 
 impl Closer {
     /// One that lets so many wait.
@@ -96,18 +113,24 @@ impl Closer {
     /// Asks for a thread, if there is something to do and none comes.
     fn serve(self: &Arc<Self>, mut state: MutexGuard<'_, State>) {
         self.tell(&state);
-        if state.served || state.waiting.is_empty() {
-            return;
+        if state.served {
+            let waits = !state.at_hand;
+            drop(state);
+            if waits {
+                THREADS.start(THREADS.lock()); // where the system started none, it may now
+            }
+        } else if !state.waiting.is_empty() {
+            state.served = true;
+            drop(state);
+            THREADS.serve(Arc::clone(self));
         }
-        state.served = true;
-        drop(state);
-        THREADS.serve(Arc::clone(self));
     }
 
     /// Does what has waited longest. Whether more waits.
     fn do_one(&self) -> bool {
         let mut state = self.lock();
-        state.since = Some(Instant::now());
+        state.at_hand = true;
+        state.moves();
         let next = state.waiting.pop_front();
         drop(state);
         let discarded = match next {
@@ -122,7 +145,8 @@ impl Closer {
             None => false,
         };
         let mut state = self.lock();
-        state.since = None;
+        state.at_hand = false;
+        state.moves();
         state.discarded -= usize::from(discarded);
         state.served = !state.waiting.is_empty();
         self.tell(&state);
@@ -141,45 +165,84 @@ impl Closer {
     /// # Errors
     ///
     /// It has been so for long: the peer is let go.
-    #[cfg(target_os = "linux")]
     #[inline]
     pub(crate) fn holds_up(&self) -> Result<bool, LinkEnd> {
         // Relaxed: as in `tell`.
         if self.crowded.load(Ordering::Relaxed) { self.holds_up_for_long() } else { Ok(false) }
     }
 
-    #[cfg(target_os = "linux")]
     #[cold]
     fn holds_up_for_long(&self) -> Result<bool, LinkEnd> {
-        let state = self.lock();
+        let mut state = self.lock();
         let (waiting, limit) = (state.waiting.len(), self.limit);
         if waiting <= limit && state.discarded == 0 {
             return Ok(false);
         }
-        match state.since {
-            Some(since) if since.elapsed() > LONG => Err(LinkEnd::Unclosed { waiting, limit }),
-            Some(_) => Ok(true),
-            None => {
-                drop(state);
-                THREADS.start(THREADS.lock()); // it waits for one, and the system may have one now
-                Ok(true)
-            }
+        let now = Instant::now();
+        if let Some(before) = state.seen.replace(now) {
+            state.held_up += now.duration_since(before).min(LONGEST_LOOK);
         }
+        if state.held_up > if state.at_hand { LONG } else { LONGEST_WAIT } {
+            return Err(LinkEnd::Unclosed { waiting, limit });
+        }
+        if !state.at_hand {
+            drop(state);
+            THREADS.start(THREADS.lock()); // it waits for one, and there may be one now
+        }
+        Ok(true)
     }
 }
 
 /// The threads of this process.
-static THREADS: Threads = Threads(Mutex::new(Served { links: VecDeque::new(), threads: 0 }));
+static THREADS: Threads =
+    Threads(Mutex::new(Served { links: VecDeque::new(), threads: Vec::new(), substitute: false }));
 
-/// How many there are at most, for all links.
-const MOST_THREADS: usize = 16;
+/// How many there are for all links, but for those that are held up.
+const FEW_THREADS: usize = 16;
+/// How many there are with those.
+const MOST_THREADS: usize = 256;
 
 struct Threads(Mutex<Served>);
 
 struct Served {
     /// Links that have something to close, and no thread at it. Each is here once, or served by one thread.
     links: VecDeque<Arc<Closer>>,
-    threads: usize,
+    /// Since when each thread is at what it does. `None`: there is no such thread any more.
+    threads: Vec<Option<Instant>>,
+    /// One thread more waits until one is held up.
+    substitute: bool,
+}
+
+/// What a thread is known by.
+type Place = usize;
+
+impl Served {
+    /// Finds a place for one thread more. `None`: there are as many as may be.
+    fn place(&mut self) -> Option<Place> {
+        let there = self.threads.iter().flatten();
+        let held_up = there.clone().filter(|since| since.elapsed() > LONG).count();
+        if there.count() >= MOST_THREADS.min(FEW_THREADS + held_up) {
+            return None;
+        }
+        let free = self.threads.iter().position(Option::is_none).unwrap_or(self.threads.len());
+        self.threads.resize(self.threads.len().max(free + 1), None);
+        self.begins(free);
+        Some(free)
+    }
+
+    /// A thread begins with something new.
+    fn begins(&mut self, place: Place) {
+        if let Some(since) = self.threads.get_mut(place) {
+            *since = Some(Instant::now());
+        }
+    }
+
+    /// A thread is over.
+    fn ends(&mut self, place: Place) {
+        if let Some(since) = self.threads.get_mut(place) {
+            *since = None;
+        }
+    }
 }
 
 impl Threads {
@@ -197,28 +260,53 @@ impl Threads {
 
     /// Starts one more, if links wait for one and there may be. Where the system starts none, they wait for the next time.
     fn start(&'static self, mut served: MutexGuard<'_, Served>) {
-        if served.links.is_empty() || served.threads == MOST_THREADS {
+        if served.links.is_empty() {
             return;
         }
-        served.threads += 1;
+        let place = served.place();
+        if place.is_none() && std::mem::replace(&mut served.substitute, true) {
+            return;
+        }
         drop(served);
-        let started = thread::Builder::new().name("adjoin-close".into()).spawn(|| self.run());
+        let started = thread::Builder::new().name("adjoin-close".into()).spawn(move || {
+            if let Some(place) = place.or_else(|| self.substitute()) {
+                self.run(place);
+            }
+        });
         if started.is_err() {
-            self.lock().threads -= 1;
+            let mut served = self.lock();
+            match place {
+                Some(place) => served.ends(place),
+                None => served.substitute = false,
+            }
+        }
+    }
+
+    /// Waits for a place while links wait for a thread.
+    fn substitute(&self) -> Option<Place> {
+        loop {
+            thread::sleep(LONG);
+            let mut served = self.lock();
+            let place = served.place();
+            if place.is_some() || served.links.is_empty() {
+                served.substitute = false;
+                return place;
+            }
         }
     }
 
     /// Does one thing for each link in turn, until there is nothing to do.
-    fn run(&self) {
+    fn run(&'static self, place: Place) {
         let mut again = None;
         loop {
             let mut served = self.lock();
             served.links.extend(again.take());
             let Some(link) = served.links.pop_front() else {
-                served.threads -= 1;
+                served.ends(place);
                 return;
             };
-            drop(served);
+            served.begins(place);
+            self.start(served); // for those that still wait
             again = link.do_one().then_some(link);
         }
     }
@@ -244,28 +332,93 @@ mod tests {
         (socket.into(), reader)
     }
 
-    /// Fails (hangs) where a link has more than one thread at a time, and where threads are not bounded.
+    /// One test at a time: they count threads.
+    fn alone() -> MutexGuard<'static, ()> {
+        static ALONE: Mutex<()> = Mutex::new(());
+        ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn threads() -> usize {
+        THREADS.lock().threads.iter().flatten().count()
+    }
+
+    /// Closes one of each link, and waits until all are.
+    fn close_one_each(links: usize) {
+        let links: Vec<_> = (0..links)
+            .map(|_| {
+                let (reads, writes) = pipe().expect("the system has pipes");
+                Closer::new(0).close([writes.into()]);
+                reads
+            })
+            .collect();
+        for mut reads in links {
+            assert_eq!(reads.read(&mut [0]).expect("a pipe"), 0, "nobody has the other end any more");
+        }
+    }
+
+    /// Fails (hangs) where a link has more than one thread at a time, where threads are not bounded, and where those that are
+    /// held up are not replaced.
     #[test]
     fn a_link_that_is_held_up_holds_up_no_other_and_threads_are_few() {
+        let _alone = alone();
         let held_up = Closer::new(1000);
-        let (sockets, readers): (Vec<_>, Vec<_>) = (0..MOST_THREADS + 5).map(|_| lingering()).unzip();
+        let (sockets, readers): (Vec<_>, Vec<_>) = (0..FEW_THREADS + 5).map(|_| lingering()).unzip();
         held_up.close(sockets);
         for _ in 0..3 {
-            let links: Vec<_> = (0..100)
-                .map(|_| {
-                    let (reads, writes) = pipe().expect("the system has pipes");
-                    Closer::new(0).close([writes.into()]);
-                    reads
-                })
-                .collect();
-            assert!(THREADS.lock().threads <= MOST_THREADS);
-            for mut reads in links {
-                assert_eq!(reads.read(&mut [0]).expect("a pipe"), 0, "nobody has the other end any more");
+            close_one_each(100);
+            assert!(threads() <= FEW_THREADS);
+        }
+        assert!(held_up.lock().waiting.len() >= FEW_THREADS);
+        // As many links as there are threads.
+        let (sockets, others): (Vec<_>, Vec<_>) = (0..FEW_THREADS + 3).map(|_| lingering()).unzip();
+        let links = sockets.into_iter().map(|socket| {
+            let link = Closer::new(0);
+            link.close([socket]);
+            link
+        });
+        let links: Vec<_> = links.collect();
+        close_one_each(1); // nothing else asks for a thread
+        assert!(threads() > FEW_THREADS);
+        drop((readers, others));
+        for link in [held_up].iter().chain(&links) {
+            while link.lock().served {
+                thread::sleep(Duration::from_millis(1));
             }
         }
-        assert!(held_up.lock().waiting.len() >= MOST_THREADS);
-        drop(readers);
-        while held_up.lock().served {
+    }
+
+    /// Until then `closer` is held up.
+    fn end_of(closer: &Closer) -> (LinkEnd, u32) {
+        let mut looks = 0;
+        loop {
+            match closer.holds_up() {
+                Ok(held_up) => assert!(held_up),
+                Err(end) => return (end, looks),
+            }
+            looks += 1;
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Fails where the time is the clock's alone: a process that was stopped finds that all has taken long.
+    #[test]
+    fn a_link_ends_after_a_time_in_which_it_was_looked_at() {
+        let _alone = alone();
+        let closer = Closer::new(0);
+        let (socket, reader) = lingering();
+        let (_reads, writes) = pipe().expect("the system has pipes");
+        closer.close([socket, writes.into()]);
+        while !closer.lock().at_hand {
+            thread::sleep(Duration::from_millis(1));
+        }
+        assert!(closer.holds_up().expect("it was not for long"));
+        thread::sleep(LONG + LONG / 10);
+        assert!(closer.holds_up().expect("nobody has looked meanwhile"));
+        let (end, looks) = end_of(&closer);
+        assert!(matches!(end, LinkEnd::Unclosed { waiting: 1, limit: 0 }), "{end}");
+        assert!(looks >= 40, "{looks}");
+        drop(reader);
+        while closer.holds_up().is_ok_and(|held_up| held_up) || closer.lock().served {
             thread::sleep(Duration::from_millis(1));
         }
     }

@@ -16,7 +16,7 @@ use rustix::{
     },
 };
 
-use super::{Closer, Descriptors, MOST_DESCRIPTORS, short};
+use super::{Closer, Descriptors, MOST_DESCRIPTORS, room};
 use crate::link::EncodeFault;
 
 /// What was received at once.
@@ -46,8 +46,8 @@ pub(crate) enum Lost {
 pub(crate) enum Look {
     /// Each time: one system call more.
     Always,
-    /// When this process is short of descriptors, as far as it knows.
-    IfShort,
+    /// Where a message may bring more than this process has room for.
+    WithoutRoom,
 }
 
 /// Whose the end of a socket is that is received from.
@@ -83,8 +83,9 @@ pub(crate) fn refused(error: &io::Error) -> EncodeFault {
     }
 }
 
-/// Receives what is there, and does not wait: one `recvmsg`, and where it looks first, one `recv` more. No program that this
-/// one starts inherits the descriptors; what nobody takes, `closer` closes.
+/// Receives what is there, and does not wait: one `recvmsg`, and where it looks first, one `recv` more; and what is asked of
+/// the system for the [room](super::room). No program that this one starts inherits the descriptors; what nobody takes,
+/// `closer` closes.
 pub(crate) fn receive(
     socket: BorrowedFd<'_>,
     end: End,
@@ -92,11 +93,12 @@ pub(crate) fn receive(
     bytes: &mut [u8],
     closer: &Arc<Closer>,
 ) -> io::Result<Received> {
-    let looks = end == End::Own && (look == Look::Always || short::is_short());
+    let aside = room::set_aside();
+    let looks = end == End::Own && (look == Look::Always || !aside.enough);
     let mut received = receive_once(socket, end, looks, bytes, closer)?;
     match received.lost {
-        Some(_) => short::lost(),
-        None => short::came(&received.descriptors),
+        Some(_) => aside.lost(),
+        None => aside.came(received.descriptors.len()),
     }
     if looks && received.lost.is_none() {
         // The descriptors that come with it are here already, so that nothing is closed for the last time.
@@ -105,13 +107,14 @@ pub(crate) fn receive(
     Ok(received)
 }
 
-/// Takes bytes out of a socket, with the descriptors that are among them. Waits for the last close of each.
+/// Takes bytes out of a socket, or a packet of them, with the descriptors that are among them. Waits for the last close of
+/// each.
 pub(crate) fn discard(socket: BorrowedFd<'_>, mut bytes: usize) {
     let mut into = [0; 4 << 10];
-    while bytes > 0 {
-        let most = bytes.min(into.len());
+    loop {
+        let most = bytes.clamp(1, into.len()); // a packet may have none
         match recv(socket, &mut into[..most], RecvFlags::DONTWAIT) {
-            Ok((_, 0)) => return,
+            Ok((_, taken)) if taken == 0 || taken >= bytes => return,
             Ok((_, taken)) => bytes -= taken,
             Err(Errno::INTR) => {}
             Err(_) => return, // told to who receives next

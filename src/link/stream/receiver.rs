@@ -43,7 +43,8 @@ pub(super) struct StreamReceiver<R: 'static> {
     read: u64,
     /// The descriptors that arrived.
     carried: Inbox,
-    /// Until descriptors may be received again.
+    /// Nothing is to be read now: more of the peer's descriptors wait to be closed than may.
+    held_up: bool,
     pause: Pause,
     /// Who closes those that nobody takes, and the socket. Dropped after the reader.
     retired: Arc<Retired>,
@@ -68,6 +69,7 @@ impl<R: 'static> StreamReceiver<R> {
             apart: None,
             read: 0,
             carried: Inbox::default(),
+            held_up: false,
             pause: Pause::default(),
             retired,
             channels: Vec::new(),
@@ -202,10 +204,17 @@ impl<R: AsyncRead + Unpin + 'static> StreamReceiver<R> {
 
     /// Reads what is there, with its descriptors where the stream carries some.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<io::Result<usize>, LinkEnd>> {
+        if carried::carries(&self.reader) {
+            // Which bytes have descriptors is not known before they are read.
+            self.held_up = self.retired.closer().holds_up()?;
+            if self.held_up {
+                self.pause.begin(cx);
+                return Poll::Pending;
+            }
+        }
         let room = self.deframer.room();
         let into = (&mut *room, self.read);
-        let held_up = (&*self.retired, &mut self.pause);
-        if let Some(read) = carried::poll_read(&self.reader, cx, into, &mut self.carried, held_up) {
+        if let Some(read) = carried::poll_read(&self.reader, cx, into, &mut self.carried, &self.retired) {
             return read;
         }
         let mut room = ReadBuf::new(room);
@@ -242,6 +251,10 @@ impl<R: AsyncRead + Unpin + Send + 'static> Receiver for StreamReceiver<R> {
 
     fn asleep(&self) -> bool {
         !self.spins
+    }
+
+    fn held_up(&self) -> bool {
+        self.held_up
     }
 
     /// The driver's waker was taken away while the role was lent.

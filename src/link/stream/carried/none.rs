@@ -10,7 +10,7 @@ use crate::{
     error::LinkEnd,
     link::{
         EncodeFault,
-        descriptors::{Descriptors, Fd, Pause},
+        descriptors::{Descriptors, Fd},
         stream::retire::Retired,
     },
 };
@@ -67,7 +67,7 @@ pub(in super::super) fn poll_read<R: 'static>(
     _: &mut Context<'_>,
     _: (&mut [u8], u64),
     _: &mut Inbox,
-    _: (&Retired, &mut Pause),
+    _: &Retired,
 ) -> Option<Poll<Result<io::Result<usize>, LinkEnd>>> {
     None
 }

@@ -21,7 +21,7 @@ use crate::{
     error::LinkEnd,
     link::{
         EncodeFault,
-        descriptors::{self, Closer, Descriptors, End, Look, Lost, Pause, Unread, is_drained},
+        descriptors::{self, Closer, Descriptors, End, Look, Lost, Unread, is_drained},
         stream::retire::Retired,
     },
 };
@@ -114,18 +114,9 @@ pub(in super::super) fn poll_read<R: 'static>(
     cx: &mut Context<'_>,
     (room, before): (&mut [u8], u64),
     inbox: &mut Inbox,
-    (retired, pause): (&Retired, &mut Pause),
+    retired: &Retired,
 ) -> Option<Poll<Result<io::Result<usize>, LinkEnd>>> {
     let socket = socket(reader)?;
-    // Which bytes have descriptors is not known before they are read.
-    match retired.closer().holds_up() {
-        Ok(false) => {}
-        Ok(true) => {
-            pause.begin(cx);
-            return Some(Poll::Pending);
-        }
-        Err(end) => return Some(Poll::Ready(Err(end))),
-    }
     let read = poll_receive(socket, cx, room, retired.closer());
     Some(read.map(|received| {
         let Received { bytes, packet } = match received {
@@ -165,7 +156,7 @@ fn poll_receive(
         let mut received = None;
         let tried = socket.try_io(Interest::READABLE, || {
             let descriptors::Received { bytes, descriptors, lost } =
-                descriptors::receive(socket.as_fd(), End::Own, Look::IfShort, room, closer)?;
+                descriptors::receive(socket.as_fd(), End::Own, Look::WithoutRoom, room, closer)?;
             let packet = match lost {
                 Some(lost) => Some(Err(lost)),
                 None => (!descriptors.is_empty()).then_some(Ok(descriptors)),
