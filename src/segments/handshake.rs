@@ -118,17 +118,8 @@ pub(super) async fn host(
                 return Err(error);
             }
         };
-    let offer = Offer {
-        ring_bytes: geometry.ring_bytes,
-        channel_slots: geometry.channel_slots,
-        max_payload_size: geometry.max_payload_size,
-        initial_channel_credit: geometry.initial_channel_credit,
-        arena_blocks: geometry.arena_blocks,
-        arena_bytes: geometry.arena_bytes,
-        host: std::process::id(),
-    };
     let carried = [descriptor.as_fd(), host.as_fd(), theirs.as_fd()];
-    let offered = control.send(&FromHost::Offer(offer), &carried).await;
+    let offered = control.send(&FromHost::Offer(Offer::of(geometry)), &carried).await;
     if let Err(error) = offered {
         if !matches!(error, HandshakeError::Closed) {
             let _ = control.send(&FromHost::Refuse(error.refusal()), &[]).await; // as above
@@ -230,6 +221,19 @@ pub(super) async fn turn_host_away(control: &Control, why: PeerRefusal) -> Resul
 }
 
 impl Offer {
+    /// Of this process.
+    fn of(geometry: &Geometry) -> Self {
+        Offer {
+            ring_bytes: geometry.ring_bytes,
+            channel_slots: geometry.channel_slots,
+            max_payload_size: geometry.max_payload_size,
+            initial_channel_credit: geometry.initial_channel_credit,
+            arena_blocks: geometry.arena_blocks,
+            arena_bytes: geometry.arena_bytes,
+            host: std::process::id(),
+        }
+    }
+
     fn geometry(&self) -> Geometry {
         Geometry {
             ring_bytes: self.ring_bytes,
@@ -292,3 +296,6 @@ fn refused_limit(error: &GeometryError) -> PeerRefusal {
     SegmentLimit::of(error.field)
         .map_or(PeerRefusal::Message, |limit| PeerRefusal::Limit { limit, value: error.value })
 }
+
+#[cfg(test)]
+mod tests;
