@@ -12,7 +12,7 @@ pub struct Limited {
 }
 
 impl Limited {
-    /// What is open is counted with the ticks of a coarse clock, of which there is one meanwhile.
+    /// What is open is counted every few milliseconds: that is waited for.
     pub fn to(more: usize) -> Self {
         let null = || File::open("/dev/null");
         let before = getrlimit(Resource::Nofile);

@@ -4,23 +4,28 @@
 //! the last close of what a stranger has made may take its time. So unless there is room for the most that one can bring,
 //! messages are looked at before they are taken: see [`receive`](super::receive).
 //!
-//! The system counts what is open: two system calls, made by who receives when its coarse clock has ticked (1 to 10 ms)
-//! since the last count. What has come since then is counted here, and who is about to receive has room set aside first, so
-//! that peers cannot use it up unseen, also not together. What the application opens is seen with the next count; room is left
-//! for it: [`SPARE`], and no less than a fourth of what it may have.
+//! The system counts what is open: two system calls, made by who receives when [`EVERY`] is over since the last count. What
+//! has come since then is counted here, and who is about to receive has room set aside first, so that peers cannot use it up
+//! unseen, also not together. What the application opens is seen with the next count; room is left for it: [`SPARE`], and no
+//! less than a fourth of what it may have.
 //!
-//! What remains: an application that opens more than that between two ticks, and meets there with descriptors of a peer that
+//! What remains: an application that opens more than that between two counts, and meets there with descriptors of a peer that
 //! are not closed at once; and, in a process that is just about to have no room any more, three or more messages that bring
 //! the most that one can at the same time, on a thread each.
 //!
 //! Where the system does not count (before Linux 6.2, or without `/proc`), there is never room.
 
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::{
+    sync::{
+        OnceLock,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use rustix::{
     fs,
     process::{Resource, getrlimit},
-    time::{ClockId, clock_gettime},
 };
 
 use super::MOST_DESCRIPTORS;
@@ -28,16 +33,20 @@ use super::MOST_DESCRIPTORS;
 /// This process's.
 static ROOM: Room = Room::new();
 
+/// How often is counted, at most.
+const EVERY: Duration = Duration::from_millis(4);
+
 /// Has room set aside for a message that is about to be received. A look at the clock, which is no system call, and five
 /// atomic operations until it has come.
 pub(super) fn set_aside() -> Aside<'static> {
-    let now = clock_gettime(ClockId::MonotonicCoarse);
-    ROOM.set_aside(now.tv_sec.wrapping_mul(1_000_000_000).wrapping_add(now.tv_nsec), open_and_limit)
+    static FIRST: OnceLock<Instant> = OnceLock::new();
+    let time = FIRST.get_or_init(Instant::now).elapsed();
+    ROOM.set_aside((time.as_millis() / EVERY.as_millis()) as i64, open_and_limit)
 }
 
 #[derive(Debug)]
 struct Room {
-    /// When was counted last, in nanoseconds.
+    /// When was counted last, in times of [`EVERY`].
     counted: AtomicI64,
     /// How many there was room for then, without what is left for the application, and how many had come before.
     level: AtomicI64,
