@@ -2,17 +2,15 @@
 //!
 //! Not the one who receives: the last close of what a stranger has made may wait for as long as he likes, as that of a
 //! socket that lingers, or of a file whose file system he serves himself. And not the runtime, whose threads are the
-//! application's, and which waits for them when it is dropped. So this process has a few threads for it, while there is
-//! something to close: [`FEW_THREADS`] for all links together, of which each link has one at a time, so that a peer that
-//! holds one up has held up its own link's. A thread that is held up for [`LONG`] does not count among the few any more: others
-//! take its place, up to [`MOST_THREADS`]. Nobody waits for them: what is held up may outlive its link.
+//! application's, and which waits for them when it is dropped. So this process has a few [threads](self::threads) for it, while
+//! there is something to close, of which each link has one at a time: a peer that holds one up has held up its own link's.
+//! Nobody waits for them: what is held up may outlive its link.
 //!
 //! Where more wait than may, the link takes no more descriptors in until some are closed, so that a peer cannot have this
 //! process run out of them; and where the one at hand takes its time then, the link is over. So it is where no thread comes
 //! for [`LONGEST_WAIT`].
-//!
-//! What remains: as many links as there are threads at most, one after the other, can hold up all of them, for as long as the
-//! system lets them. What others have to close waits then, and a link of which more wait than may is over.
+
+mod threads;
 
 use std::{
     collections::VecDeque,
@@ -21,10 +19,10 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    thread,
     time::{Duration, Instant},
 };
 
+use self::threads::THREADS;
 use super::Fd;
 use crate::error::LinkEnd;
 
@@ -117,7 +115,7 @@ impl Closer {
             let waits = !state.at_hand;
             drop(state);
             if waits {
-                THREADS.start(THREADS.lock()); // where the system started none, it may now
+                THREADS.start(); // where the system started none, it may now
             }
         } else if !state.waiting.is_empty() {
             state.served = true;
@@ -187,128 +185,9 @@ impl Closer {
         }
         if !state.at_hand {
             drop(state);
-            THREADS.start(THREADS.lock()); // it waits for one, and there may be one now
+            THREADS.start(); // it waits for one, and there may be one now
         }
         Ok(true)
-    }
-}
-
-/// The threads of this process.
-static THREADS: Threads =
-    Threads(Mutex::new(Served { links: VecDeque::new(), threads: Vec::new(), substitute: false }));
-
-/// How many there are for all links, but for those that are held up.
-const FEW_THREADS: usize = 16;
-/// How many there are with those.
-const MOST_THREADS: usize = 256;
-
-struct Threads(Mutex<Served>);
-
-struct Served {
-    /// Links that have something to close, and no thread at it. Each is here once, or served by one thread.
-    links: VecDeque<Arc<Closer>>,
-    /// Since when each thread is at what it does. `None`: there is no such thread any more.
-    threads: Vec<Option<Instant>>,
-    /// One thread more waits until one is held up.
-    substitute: bool,
-}
-
-/// What a thread is known by.
-type Place = usize;
-
-impl Served {
-    /// Finds a place for one thread more. `None`: there are as many as may be.
-    fn place(&mut self) -> Option<Place> {
-        let there = self.threads.iter().flatten();
-        let held_up = there.clone().filter(|since| since.elapsed() > LONG).count();
-        if there.count() >= MOST_THREADS.min(FEW_THREADS + held_up) {
-            return None;
-        }
-        let free = self.threads.iter().position(Option::is_none).unwrap_or(self.threads.len());
-        self.threads.resize(self.threads.len().max(free + 1), None);
-        self.begins(free);
-        Some(free)
-    }
-
-    /// A thread begins with something new.
-    fn begins(&mut self, place: Place) {
-        if let Some(since) = self.threads.get_mut(place) {
-            *since = Some(Instant::now());
-        }
-    }
-
-    /// A thread is over.
-    fn ends(&mut self, place: Place) {
-        if let Some(since) = self.threads.get_mut(place) {
-            *since = None;
-        }
-    }
-}
-
-impl Threads {
-    fn lock(&self) -> MutexGuard<'_, Served> {
-        // As in `Closer::lock`.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Gives a link a thread, or lets it wait for one.
-    fn serve(&'static self, link: Arc<Closer>) {
-        let mut served = self.lock();
-        served.links.push_back(link);
-        self.start(served);
-    }
-
-    /// Starts one more, if links wait for one and there may be. Where the system starts none, they wait for the next time.
-    fn start(&'static self, mut served: MutexGuard<'_, Served>) {
-        if served.links.is_empty() {
-            return;
-        }
-        let place = served.place();
-        if place.is_none() && std::mem::replace(&mut served.substitute, true) {
-            return;
-        }
-        drop(served);
-        let started = thread::Builder::new().name("adjoin-close".into()).spawn(move || {
-            if let Some(place) = place.or_else(|| self.substitute()) {
-                self.run(place);
-            }
-        });
-        if started.is_err() {
-            let mut served = self.lock();
-            match place {
-                Some(place) => served.ends(place),
-                None => served.substitute = false,
-            }
-        }
-    }
-
-    /// Waits for a place while links wait for a thread.
-    fn substitute(&self) -> Option<Place> {
-        loop {
-            thread::sleep(LONG);
-            let mut served = self.lock();
-            let place = served.place();
-            if place.is_some() || served.links.is_empty() {
-                served.substitute = false;
-                return place;
-            }
-        }
-    }
-
-    /// Does one thing for each link in turn, until there is nothing to do.
-    fn run(&'static self, place: Place) {
-        let mut again = None;
-        loop {
-            let mut served = self.lock();
-            served.links.extend(again.take());
-            let Some(link) = served.links.pop_front() else {
-                served.ends(place);
-                return;
-            };
-            served.begins(place);
-            self.start(served); // for those that still wait
-            again = link.do_one().then_some(link);
-        }
     }
 }
 
@@ -317,9 +196,10 @@ mod tests {
     use std::{
         io::{Read, Write, pipe},
         net::{TcpListener, TcpStream},
+        thread,
     };
 
-    use super::*;
+    use super::{threads::FEW_THREADS, *};
 
     /// A socket whose last close waits for two minutes, or until the other one is closed.
     fn lingering() -> (Fd, TcpStream) {
@@ -339,7 +219,7 @@ mod tests {
     }
 
     fn threads() -> usize {
-        THREADS.lock().threads.iter().flatten().count()
+        THREADS.count()
     }
 
     /// Closes one of each link, and waits until all are.
